@@ -1,0 +1,181 @@
+"""The flags this package adds to SGLang's, and the record they become.
+
+Every other flag on the command line is SGLang's own and passes through unchanged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from autellix_sgl.core import POLICIES, CostModel, Levels, Policy, policy_named
+from autellix_sgl.errors import ConfigError
+
+STOCK = "none"
+AUTO = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramArgs:
+    """How programs are scheduled. Field names are the flags' without ``--program-``.
+
+    It is pickled into every process of the server, so that all of them schedule alike.
+    """
+
+    policy: str = "atlas"
+    levels: int = 8
+    first_quantum_ms: float = 200.0
+    quantum_growth: float = 2.0
+    starvation_ratio: float = 8.0
+    schedule_interval: int = 4
+    lease_s: float = 1800.0
+    max_programs: int = 100_000
+    cost_model: str = AUTO
+    trace: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.policy != STOCK:
+            policy_named(self.policy)
+        for name in ("first_quantum_ms", "lease_s"):
+            _require(name, getattr(self, name), above=0)
+        _require("quantum_growth", self.quantum_growth, at_least=1)
+        _require("starvation_ratio", self.starvation_ratio, at_least=0)
+        for name in ("levels", "schedule_interval", "max_programs"):
+            _require(name, getattr(self, name), at_least=1)
+
+    @property
+    def stock(self) -> bool:
+        """Whether SGLang's own scheduler is to run, untouched."""
+        return self.policy == STOCK
+
+    def core_policy(self) -> Policy:
+        return policy_named(self.policy)
+
+    def core_levels(self) -> Levels:
+        return Levels.geometric(self.levels, self.first_quantum_ms, self.quantum_growth)
+
+    def initial_cost_model(self) -> CostModel:
+        """The model to start with: the file's, or until the fit is in, one unit a step."""
+        return CostModel() if self.cost_model == AUTO else load_cost_model(Path(self.cost_model))
+
+    @classmethod
+    def from_namespace(cls, namespace: argparse.Namespace) -> ProgramArgs:
+        return cls(**{f.name: getattr(namespace, f"program_{f.name}") for f in fields(cls)})
+
+
+def _require(
+    name: str, value: float, *, above: float = -math.inf, at_least: float = -math.inf
+) -> None:
+    flag = "--program-" + name.replace("_", "-")
+    if not value > above:  # also catches NaN
+        raise ConfigError(f"{flag} must be greater than {above:g}, got {value:g}")
+    if not value >= at_least:
+        raise ConfigError(f"{flag} must be at least {at_least:g}, got {value:g}")
+    if math.isinf(value):
+        raise ConfigError(f"{flag} must be finite")
+
+
+def load_cost_model(path: Path) -> CostModel:
+    """Read a cost model from a JSON object; ConfigError names the file and the field at fault."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--program-cost-model {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"--program-cost-model {path}: not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"--program-cost-model {path}: expected a JSON object")
+    try:
+        return CostModel.from_dict(data)
+    except ConfigError as error:
+        raise ConfigError(f"--program-cost-model {path}: {error}") from error
+
+
+def add_program_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the ``--program-*`` group to *parser*."""
+    default = ProgramArgs()
+    group = parser.add_argument_group(
+        "program scheduling",
+        "A program is one agent run: all its calls to the model. Calls of programs that have had "
+        "little service go first. A call names its program by the body's `program` or "
+        "`session_id`; one that names none is a program of its own.",
+    )
+    group.add_argument(
+        "--program-policy",
+        choices=[*POLICIES, STOCK],
+        default=default.policy,
+        help="atlas: by the longest chain of service in the program (equals plas when calls come "
+        "one after another); plas: by the program's total service; mlfq: by each call's own "
+        "service; fcfs: by arrival; none: SGLang's own scheduler, untouched. Default: %(default)s.",
+    )
+    group.add_argument(
+        "--program-levels",
+        type=int,
+        default=default.levels,
+        metavar="K",
+        help="Number of priority levels. Default: %(default)s.",
+    )
+    group.add_argument(
+        "--program-first-quantum-ms",
+        type=float,
+        default=default.first_quantum_ms,
+        metavar="MS",
+        help="Service a call may use in the best level before it moves down. Default: %(default)s.",
+    )
+    group.add_argument(
+        "--program-quantum-growth",
+        type=float,
+        default=default.quantum_growth,
+        metavar="G",
+        help="Each level's quantum is this many times the one above. Default: %(default)s.",
+    )
+    group.add_argument(
+        "--program-starvation-ratio",
+        type=float,
+        default=default.starvation_ratio,
+        metavar="BETA",
+        help="A waiting call goes to the best level when its program's wait reaches BETA times its "
+        "service; 0 switches this off. Smaller is fairer, larger favours the mean. "
+        "Default: %(default)s.",
+    )
+    group.add_argument(
+        "--program-schedule-interval",
+        type=int,
+        default=default.schedule_interval,
+        metavar="N",
+        help="Consider preemption every N steps (and at once when a better call arrives). "
+        "Default: %(default)s.",
+    )
+    group.add_argument(
+        "--program-lease-s",
+        type=float,
+        default=default.lease_s,
+        metavar="S",
+        help="Forget a program that has had no call for this long. Default: %(default)s.",
+    )
+    group.add_argument(
+        "--program-max-programs",
+        type=int,
+        default=default.max_programs,
+        metavar="N",
+        help="Remember at most this many programs; the longest idle goes first. "
+        "Default: %(default)s.",
+    )
+    group.add_argument(
+        "--program-cost-model",
+        default=default.cost_model,
+        metavar="auto|FILE",
+        help="How service is charged. auto: measure this machine at start-up; FILE: a JSON object "
+        "with base_ms, per_prefill_token_ms, per_decode_call_ms, per_context_token_ms. "
+        "Default: %(default)s.",
+    )
+    group.add_argument(
+        "--program-trace",
+        default=default.trace,
+        metavar="FILE",
+        help="Write every scheduling event and decision to FILE as JSON lines (one file a replica: "
+        "the replica's number is appended when there are several).",
+    )

@@ -1,0 +1,38 @@
+"""Pure program-level scheduling: no clock, no randomness, no sets, no I/O, no torch, no sglang.
+
+The engine, the simulator and trace replay drive the same two objects. The :class:`ProcessTable`
+lives where every arrival and completion is seen and says how much service a program has attained.
+The :class:`CallScheduler` lives beside one batch and says which call runs next. Both are told the
+time; neither reads it. Every tensor-parallel rank runs its own CallScheduler, so a decision may
+depend only on the events, never on a clock, a hash seed or the order of a set.
+"""
+
+from autellix_sgl.core.cost import CostModel, StepWork
+from autellix_sgl.core.levels import Levels
+from autellix_sgl.core.model import Call, CallStamp, CallStatistics
+from autellix_sgl.core.policies import POLICIES, Policy, policy_named
+from autellix_sgl.core.preemption import Candidate, Running, choose_victims
+from autellix_sgl.core.queue import CallQueue
+from autellix_sgl.core.scheduler import CallScheduler
+from autellix_sgl.core.table import ActiveCall, ProcessTable, Program, TableStatistics
+
+__all__ = [
+    "POLICIES",
+    "ActiveCall",
+    "Call",
+    "CallQueue",
+    "CallScheduler",
+    "CallStamp",
+    "CallStatistics",
+    "Candidate",
+    "CostModel",
+    "Levels",
+    "Policy",
+    "ProcessTable",
+    "Program",
+    "Running",
+    "StepWork",
+    "TableStatistics",
+    "choose_victims",
+    "policy_named",
+]

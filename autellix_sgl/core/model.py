@@ -1,0 +1,72 @@
+"""The records that pass between the table, the scheduler and their drivers.
+
+Units: everything that ends in ``_ms`` is *modelled* milliseconds of the executor (see ``cost``),
+unless its docstring says wall clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class CallStamp:
+    """What the process table knows of a call's program at the moment the call arrives.
+
+    ``priority_ms`` is p(c) of the paper's section 4.2: the attained service that orders the call.
+    ``program_wait_ms`` and ``program_service_ms`` are W and T of Algorithm 1: the program's totals
+    over its completed calls, for anti-starvation.
+    """
+
+    program: str
+    thread: str = ""
+    priority_ms: float = 0.0
+    program_wait_ms: float = 0.0
+    program_service_ms: float = 0.0
+
+
+@dataclass(slots=True)
+class Call:
+    """One LLM call inside one scheduler.
+
+    ``ticket`` is the call's place in its level: a number drawn when the call entered the level.
+    ``service_ms`` and ``wait_ms`` are totals, ``recent_service_ms`` and ``recent_wait_ms`` are the
+    t and w of Algorithm 1, which a promotion sets to zero. ``queued_at_ms`` is the scheduler's
+    modelled clock when the current wait began, None while the call runs.
+    """
+
+    id: str
+    stamp: CallStamp
+    level: int
+    quantum_left_ms: float
+    ticket: int
+    queued_at_ms: float | None
+    service_ms: float = 0.0
+    wait_ms: float = 0.0
+    recent_service_ms: float = 0.0
+    recent_wait_ms: float = 0.0
+    due_ms: float | None = None
+    preemptions: int = 0
+    demotions: int = 0
+    promotions: int = 0
+
+    @property
+    def waiting(self) -> bool:
+        return self.queued_at_ms is not None
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """The total order of calls: level, then ticket. Smaller runs first; no two are equal."""
+        return (self.level, self.ticket)
+
+
+@dataclass(frozen=True, slots=True)
+class CallStatistics:
+    """What a call cost and how it fared, known when it leaves the scheduler."""
+
+    level: int
+    service_ms: float
+    wait_ms: float
+    preemptions: int
+    demotions: int
+    promotions: int

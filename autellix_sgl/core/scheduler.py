@@ -1,0 +1,304 @@
+"""The multi-level scheduler of one batch (paper section 4.2, Algorithm 1), as events.
+
+    arrive ----> [waiting] --admit--> [running] --remove--> gone
+                    ^  |                 |  |
+     promote (level 0) +<----requeue-----+  step: charge, demote
+
+A driver (engine, simulator, replay) reports what happened; this object keeps every call's level,
+ticket, quantum and counters, and answers which calls come first. It never touches memory or
+requests. Its clock is the sum of modelled step times, so time passes only when steps run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from heapq import heapify, heappop, heappush
+
+from autellix_sgl.core.cost import CostModel, StepWork
+from autellix_sgl.core.levels import Levels
+from autellix_sgl.core.model import Call, CallStamp, CallStatistics
+from autellix_sgl.core.policies import Policy
+from autellix_sgl.core.queue import CallQueue, Key
+from autellix_sgl.errors import ConfigError, UnknownCall
+
+Recorder = Callable[[str, dict[str, object]], None]
+
+
+class CallScheduler:
+    """Levels, quanta, anti-starvation and order for the calls of one scheduler process.
+
+    ``starvation_ratio`` is beta of Algorithm 1 (0: never promote). ``interval`` is N: a preemption
+    pass is due after N steps, or at once when a call arrives that beats a running one.
+    ``record`` is told every event and what it decided, enough to replay the run.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        levels: Levels,
+        cost_model: CostModel,
+        *,
+        starvation_ratio: float = 0.0,
+        interval: int = 1,
+        record: Recorder | None = None,
+    ) -> None:
+        if starvation_ratio < 0:
+            raise ConfigError(f"starvation ratio must be >= 0, got {starvation_ratio}")
+        if interval < 1:
+            raise ConfigError(f"schedule interval must be at least 1 step, got {interval}")
+        self.policy = policy
+        self.levels = levels if policy.uses_levels else Levels.single()
+        self.cost_model = cost_model
+        self.starvation_ratio = starvation_ratio
+        self.interval = interval
+        self.clock_ms = 0.0
+        self._record = record
+        self._calls: dict[str, Call] = {}
+        self._queue = CallQueue()
+        self._running: dict[str, Call] = {}
+        self._due: list[tuple[float, int, str]] = []
+        self._next_ticket = 0
+        self._steps_since_pass = 0
+        self._urgent = False
+
+    # -- events ---------------------------------------------------------------------------------
+
+    def arrive(self, call_id: str, stamp: CallStamp) -> Call:
+        """A call that was never seen begins to wait; raises UnknownCall on a duplicate id."""
+        if call_id in self._calls:
+            raise UnknownCall(call_id, "arrived twice")
+        level = self.policy.entry_level(self.levels, stamp.priority_ms)
+        call = Call(
+            id=call_id,
+            stamp=stamp,
+            level=level,
+            quantum_left_ms=self.levels.quanta_ms[level],
+            ticket=self._draw_ticket(),
+            queued_at_ms=self.clock_ms,
+        )
+        self._calls[call_id] = call
+        self._enqueue(call)
+        self._urgent = self._urgent or self._beats_a_running_call(call.key)
+        self._tell("arrive", call, stamp=stamp)
+        return call
+
+    def admit(self, call_id: str) -> None:
+        """A waiting call was taken into the batch."""
+        call = self._expect(call_id, waiting=True)
+        self._queue.remove(call.key)
+        self._stop_waiting(call)
+        self._running[call_id] = call
+        self._tell("admit", call)
+
+    def requeue(self, call_id: str) -> None:
+        """A running call was put back (preempted, parked or retracted); it keeps its place."""
+        call = self._expect(call_id, waiting=False)
+        del self._running[call_id]
+        call.preemptions += 1
+        call.queued_at_ms = self.clock_ms
+        self._enqueue(call)
+        self._tell("requeue", call)
+
+    def step(self, work: StepWork) -> None:
+        """The executor was given one step of *work*: time passes, service and quanta are charged.
+
+        Ids it does not know are passed over: under overlap a call that finished in the step before
+        still takes part in one more.
+        """
+        self.clock_ms += self.cost_model.step_ms(work)
+        self._steps_since_pass += 1
+        for call_id, charge_ms in self.cost_model.charges_ms(work):
+            call = self._running.get(call_id)
+            if call is not None:
+                self._charge(call, charge_ms)
+        if self._record is not None:
+            self._record("step", {"work": work, "clock_ms": self.clock_ms})
+
+    def remove(self, call_id: str) -> CallStatistics:
+        """A call left, finished or aborted, waiting or running; returns what it cost."""
+        call = self._calls.pop(call_id, None)
+        if call is None:
+            raise UnknownCall(call_id, "left, but is not here")
+        if call.waiting:
+            self._queue.remove(call.key)
+            self._stop_waiting(call)
+        else:
+            del self._running[call_id]
+        self._tell("remove", call)
+        return statistics_of(call)
+
+    def promote_starving(self) -> list[str]:
+        """Move every waiting call whose wait outweighs its service to the top level.
+
+        Algorithm 1's rule: (W + w) / (T + t) >= beta. While a call waits only w grows, so the
+        moment is known when the wait begins and only the calls that are due are looked at. Only the
+        call's own w and t are zeroed: the program's other threads are due by the same W and T.
+        """
+        promoted: list[str] = []
+        while self._due and self._due[0][0] <= self.clock_ms:
+            due_ms, _, call_id = heappop(self._due)
+            call = self._calls.get(call_id)
+            if call is None or not call.waiting or call.due_ms != due_ms:
+                continue  # it ran, left or was promoted since this entry was made
+            self._promote(call)
+            promoted.append(call_id)
+        return promoted
+
+    # -- questions ------------------------------------------------------------------------------
+
+    @property
+    def pass_due(self) -> bool:
+        """Whether it is time to consider preemption."""
+        return self._urgent or self._steps_since_pass >= self.interval
+
+    def begin_pass(self) -> None:
+        """The driver considers preemption now; the count to the next pass starts again."""
+        self._steps_since_pass = 0
+        self._urgent = False
+
+    def __contains__(self, call_id: object) -> bool:
+        return call_id in self._calls
+
+    def call(self, call_id: str) -> Call:
+        """The live record of a call; raises UnknownCall."""
+        try:
+            return self._calls[call_id]
+        except KeyError:
+            raise UnknownCall(call_id, "was asked for, but is not here") from None
+
+    def head(self, limit: int) -> list[str]:
+        """At most *limit* waiting call ids, best first."""
+        return self._queue.head(limit)
+
+    def waiting(self) -> Iterator[str]:
+        """All waiting call ids, best first."""
+        return iter(self._queue)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._queue)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    def first_waiting_key(self) -> Key | None:
+        return self._queue.first_key()
+
+    def calls_per_level(self) -> list[int]:
+        """How many live calls each level holds, best level first."""
+        counts = [0] * self.levels.count
+        for call in self._calls.values():
+            counts[call.level] += 1
+        return counts
+
+    def check(self) -> None:
+        """Raise AssertionError if a call is lost, in two places, or out of step with the queue."""
+        waiting = list(self._queue)
+        assert len(waiting) + len(self._running) == len(self._calls), (
+            f"{len(waiting)} waiting + {len(self._running)} running != {len(self._calls)} calls"
+        )
+        for call_id in waiting:
+            call = self._calls[call_id]
+            assert call.waiting, f"{call_id} is queued but its record says it runs"
+            assert call_id not in self._running, f"{call_id} is queued and running"
+        for call_id, call in self._running.items():
+            assert not call.waiting, f"{call_id} runs but its record says it waits"
+            assert self._calls.get(call_id) is call, f"{call_id} runs but is not known"
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _draw_ticket(self) -> int:
+        ticket = self._next_ticket
+        self._next_ticket += 1
+        return ticket
+
+    def _expect(self, call_id: str, *, waiting: bool) -> Call:
+        call = self._calls.get(call_id)
+        if call is None:
+            raise UnknownCall(call_id, "is not here")
+        if call.waiting != waiting:
+            raise UnknownCall(call_id, "runs already" if waiting else "is waiting already")
+        return call
+
+    def _enqueue(self, call: Call) -> None:
+        self._queue.push(call.key, call.id)
+        call.due_ms = None
+        # At the top there is nowhere to be promoted to.
+        if self.starvation_ratio > 0 and call.level > 0:
+            call.due_ms = (
+                self.clock_ms
+                + self.starvation_ratio * (call.stamp.program_service_ms + call.recent_service_ms)
+                - call.stamp.program_wait_ms
+                - call.recent_wait_ms
+            )
+            heappush(self._due, (call.due_ms, call.ticket, call.id))
+            self._forget_stale_dues()
+
+    def _forget_stale_dues(self) -> None:
+        """Rebuild the heap once most of its entries are of waits that are over (amortised O(1))."""
+        if len(self._due) > 64 + 2 * len(self._queue):
+            waiting = (self._calls[call_id] for call_id in self._queue)
+            self._due = [(c.due_ms, c.ticket, c.id) for c in waiting if c.due_ms is not None]
+            heapify(self._due)
+
+    def _stop_waiting(self, call: Call) -> None:
+        assert call.queued_at_ms is not None
+        waited = self.clock_ms - call.queued_at_ms
+        call.wait_ms += waited
+        call.recent_wait_ms += waited
+        call.queued_at_ms = None
+        call.due_ms = None
+
+    def _charge(self, call: Call, charge_ms: float) -> None:
+        call.service_ms += charge_ms
+        call.recent_service_ms += charge_ms
+        call.quantum_left_ms -= charge_ms
+        while call.quantum_left_ms <= 0:
+            # What it overran comes off the next quantum: a step is not divisible, service is.
+            call.level += 1
+            call.quantum_left_ms += self.levels.quanta_ms[call.level]
+            call.ticket = self._draw_ticket()
+            call.demotions += 1
+
+    def _promote(self, call: Call) -> None:
+        self._queue.remove(call.key)
+        self._stop_waiting(call)
+        call.queued_at_ms = self.clock_ms
+        call.recent_wait_ms = 0.0
+        call.recent_service_ms = 0.0
+        call.level = 0
+        call.quantum_left_ms = self.levels.quanta_ms[0]
+        call.ticket = self._draw_ticket()
+        call.promotions += 1
+        self._enqueue(call)
+        self._urgent = self._urgent or self._beats_a_running_call(call.key)
+        self._tell("promote", call)
+
+    def _beats_a_running_call(self, key: Key) -> bool:
+        return any(key < running.key for running in self._running.values())
+
+    def _tell(self, event: str, call: Call, **more: object) -> None:
+        if self._record is not None:
+            self._record(
+                event,
+                {
+                    "call": call.id,
+                    "level": call.level,
+                    "ticket": call.ticket,
+                    "clock_ms": self.clock_ms,
+                    **more,
+                },
+            )
+
+
+def statistics_of(call: Call) -> CallStatistics:
+    """The immutable summary of a call, live or gone."""
+    return CallStatistics(
+        level=call.level,
+        service_ms=call.service_ms,
+        wait_ms=call.wait_ms,
+        preemptions=call.preemptions,
+        demotions=call.demotions,
+        promotions=call.promotions,
+    )

@@ -1,0 +1,291 @@
+"""The process table: every live program and what it has attained (paper section 4.1).
+
+It lives in the one process that sees every arrival and every completion, so any number of replicas
+share it and all ranks read the same stamp. Two clocks meet here: service and wait are modelled
+milliseconds reported by the schedulers; ``now`` is the caller's wall clock in seconds, used only
+for leases and for showing.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from autellix_sgl.core.model import CallStamp, CallStatistics
+from autellix_sgl.core.policies import Policy
+from autellix_sgl.errors import ConfigError, UnknownCall, UnknownProgram
+
+
+# A program may name any number of threads; what is kept of them is bounded.
+MAX_THREADS_KEPT = 256
+
+
+@dataclass(slots=True)
+class ActiveCall:
+    """A call in the system. ``arrived_at`` is wall clock, ``priority_ms`` the p(c) it was given."""
+
+    id: str
+    program: str
+    thread: str
+    arrived_at: float
+    priority_ms: float
+    ends_program: bool
+
+
+@dataclass(slots=True)
+class Program:
+    """One agent run.
+
+    ``service_ms`` orders its next call (sum of calls or longest chain, by the policy);
+    ``total_service_ms`` and ``total_wait_ms`` are T and W of Algorithm 1. ``threads`` counts the
+    completed calls of each thread (the latest MAX_THREADS_KEPT). ``transient`` marks the
+    own program of a request that named none; it goes with its last call.
+    """
+
+    id: str
+    created_at: float
+    transient: bool = False
+    service_ms: float = 0.0
+    total_service_ms: float = 0.0
+    total_wait_ms: float = 0.0
+    calls_completed: int = 0
+    calls_aborted: int = 0
+    preemptions: int = 0
+    promotions: int = 0
+    ended: bool = False
+    last_arrival_at: float | None = None
+    last_completion_at: float | None = None
+    engines: dict[int, int] = field(default_factory=dict)
+    threads: dict[str, int] = field(default_factory=dict)
+    active: dict[str, ActiveCall] = field(default_factory=dict)
+
+    @property
+    def last_seen_at(self) -> float:
+        """When a call of it last arrived or completed, wall clock."""
+        return max(self.created_at, self.last_arrival_at or 0.0, self.last_completion_at or 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class TableStatistics:
+    """Counters since the start, and what is live now."""
+
+    programs: int
+    idle_programs: int
+    active_calls: int
+    opened: int
+    ended: int
+    lapsed: int
+    evicted: int
+    calls_completed: int
+    calls_aborted: int
+
+
+class ProcessTable:
+    """Programs by id; bounded by an idle lease and by a count.
+
+    A program with calls in the system is never dropped, so the bound is *max_programs* idle ones at
+    most, plus those with calls in flight, which the server's own queue limit bounds.
+    """
+
+    def __init__(self, policy: Policy, *, lease_s: float, max_programs: int) -> None:
+        if not lease_s > 0:
+            raise ConfigError(f"program lease must be positive, got {lease_s} s")
+        if max_programs < 1:
+            raise ConfigError(f"max programs must be at least 1, got {max_programs}")
+        self.policy = policy
+        self.lease_s = lease_s
+        self.max_programs = max_programs
+        self._programs: dict[str, Program] = {}
+        self._calls: dict[str, ActiveCall] = {}
+        # Programs without a call in the system, longest idle first.
+        self._idle: OrderedDict[str, None] = OrderedDict()
+        self._opened = self._ended = self._lapsed = self._evicted = 0
+        self._completed = self._aborted = 0
+
+    # -- events ---------------------------------------------------------------------------------
+
+    def arrive(
+        self,
+        call_id: str,
+        program_id: str,
+        *,
+        now: float,
+        thread: str = "",
+        transient: bool = False,
+        ends_program: bool = False,
+    ) -> CallStamp:
+        """A call entered the system: open its program if needed and stamp the call."""
+        if call_id in self._calls:
+            raise UnknownCall(call_id, "arrived twice")
+        program = self._programs.get(program_id)
+        if program is None:
+            program = self._open(program_id, now=now, transient=transient)
+        call = ActiveCall(call_id, program_id, thread, now, program.service_ms, ends_program)
+        self._calls[call_id] = call
+        program.active[call_id] = call
+        program.ended = False
+        program.last_arrival_at = now
+        self._idle.pop(program_id, None)
+        return CallStamp(
+            program=program_id,
+            thread=thread,
+            priority_ms=program.service_ms,
+            program_wait_ms=program.total_wait_ms,
+            program_service_ms=program.total_service_ms,
+        )
+
+    def complete(
+        self, call_id: str, statistics: CallStatistics, *, now: float, engine: int = 0
+    ) -> Program:
+        """A call finished: charge its program; returns the program, which may be gone by now."""
+        call, program = self._leave(call_id)
+        self._account(program, call, statistics, engine)
+        program.calls_completed += 1
+        program.threads[call.thread] = program.threads.pop(call.thread, 0) + 1
+        if len(program.threads) > MAX_THREADS_KEPT:
+            del program.threads[next(iter(program.threads))]
+        self._completed += 1
+        self._settle(program, now=now, ends=call.ends_program)
+        return program
+
+    def abort(
+        self,
+        call_id: str,
+        *,
+        now: float,
+        statistics: CallStatistics | None = None,
+        engine: int = 0,
+    ) -> Program:
+        """A call left without finishing. What it did consume is charged all the same, if known."""
+        call, program = self._leave(call_id)
+        if statistics is not None:
+            self._account(program, call, statistics, engine)
+        program.calls_aborted += 1
+        self._aborted += 1
+        self._settle(program, now=now, ends=False)
+        return program
+
+    def end(self, program_id: str) -> Program:
+        """The program is over: gone now, or with its last active call. Raises UnknownProgram."""
+        program = self.program(program_id)
+        program.ended = True
+        if not program.active:
+            self._drop(program)
+            self._ended += 1
+        return program
+
+    def expire(self, *, now: float) -> list[str]:
+        """Drop the programs that have been idle for the lease; returns their ids."""
+        lapsed: list[str] = []
+        while self._idle:
+            program = self._programs[next(iter(self._idle))]
+            if now - program.last_seen_at < self.lease_s:
+                break
+            self._drop(program)
+            self._lapsed += 1
+            lapsed.append(program.id)
+        return lapsed
+
+    # -- questions ------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self._programs)
+
+    def __contains__(self, program_id: object) -> bool:
+        return program_id in self._programs
+
+    def __iter__(self) -> Iterator[Program]:
+        """Live programs, oldest first."""
+        return iter(self._programs.values())
+
+    def program(self, program_id: str) -> Program:
+        """The live record of a program; raises UnknownProgram."""
+        try:
+            return self._programs[program_id]
+        except KeyError:
+            raise UnknownProgram(program_id) from None
+
+    def has_call(self, call_id: str) -> bool:
+        return call_id in self._calls
+
+    def active_call(self, call_id: str) -> ActiveCall:
+        """The record of a call in the system; raises UnknownCall."""
+        try:
+            return self._calls[call_id]
+        except KeyError:
+            raise UnknownCall(call_id, "is not in the table") from None
+
+    def statistics(self) -> TableStatistics:
+        return TableStatistics(
+            programs=len(self._programs),
+            idle_programs=len(self._idle),
+            active_calls=len(self._calls),
+            opened=self._opened,
+            ended=self._ended,
+            lapsed=self._lapsed,
+            evicted=self._evicted,
+            calls_completed=self._completed,
+            calls_aborted=self._aborted,
+        )
+
+    def check(self) -> None:
+        """Raise AssertionError if calls, programs and the idle list disagree."""
+        active = sum(len(p.active) for p in self._programs.values())
+        assert active == len(self._calls), f"{active} active calls != {len(self._calls)} known"
+        for program in self._programs.values():
+            idle = program.id in self._idle
+            assert idle == (not program.active), f"{program.id}: idle {idle}, {program.active}"
+        assert len(self._idle) <= self.max_programs, "more idle programs than the bound"
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _open(self, program_id: str, *, now: float, transient: bool) -> Program:
+        program = Program(id=program_id, created_at=now, transient=transient)
+        self._programs[program_id] = program
+        self._opened += 1
+        self._make_room()
+        return program
+
+    def _leave(self, call_id: str) -> tuple[ActiveCall, Program]:
+        call = self._calls.pop(call_id, None)
+        if call is None:
+            raise UnknownCall(call_id, "left, but is not in the table")
+        program = self._programs[call.program]
+        del program.active[call_id]
+        return call, program
+
+    def _account(
+        self, program: Program, call: ActiveCall, statistics: CallStatistics, engine: int
+    ) -> None:
+        program.service_ms = self.policy.accumulate(
+            program.service_ms, call.priority_ms, statistics.service_ms
+        )
+        program.total_service_ms += statistics.service_ms
+        program.total_wait_ms += statistics.wait_ms
+        program.preemptions += statistics.preemptions
+        program.promotions += statistics.promotions
+        program.engines[engine] = program.engines.get(engine, 0) + 1
+
+    def _settle(self, program: Program, *, now: float, ends: bool) -> None:
+        """After a call left: drop the program if it is over, else note that it idles."""
+        program.last_completion_at = now
+        program.ended = program.ended or ends
+        if program.active:
+            return
+        if program.ended or program.transient:
+            self._drop(program)
+            self._ended += 1
+            return
+        self._idle[program.id] = None
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Over the count, drop the program that has been idle longest."""
+        while len(self._programs) > self.max_programs and self._idle:
+            self._drop(self._programs[next(iter(self._idle))])
+            self._evicted += 1
+
+    def _drop(self, program: Program) -> None:
+        del self._programs[program.id]
+        self._idle.pop(program.id, None)

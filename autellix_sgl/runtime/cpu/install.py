@@ -1,0 +1,77 @@
+"""Make the backend known to SGLang.
+
+The registry and the list of choices are SGLang's own extension points. Two of its functions decide
+by a backend's *name* whether tensors may be handed to Triton, and know only upstream's names:
+``HOOKS`` holds what they must do for ours. Each hook takes the original as its first argument.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import Any
+
+BACKEND_NAME = "autellix_cpu"
+
+
+def install() -> None:
+    """Register the backend in this process; idempotent.
+
+    Called in the main process before ServerArgs are parsed and in every scheduler process before
+    its ModelRunner is built. Compiles and loads nothing: that happens when the backend is created.
+    """
+    from sglang.srt.arg_groups.choices import (
+        ATTENTION_BACKEND_CHOICES,
+        add_attention_backend_choices,
+    )
+    from sglang.srt.layers.attention.attention_registry import register_attention_backend
+
+    if BACKEND_NAME not in ATTENTION_BACKEND_CHOICES:
+        add_attention_backend_choices([BACKEND_NAME])
+    register_attention_backend(BACKEND_NAME)(_create)
+    for target, hook in HOOKS.items():
+        _wrap(target, hook)
+
+
+def _create(runner: Any) -> Any:
+    from autellix_sgl.runtime.cpu.attention import create_backend
+
+    return create_backend(runner)
+
+
+def support_triton(original: Callable[[str], bool], backend: str) -> bool:
+    """Our backend's tensors are on the CPU, where Triton has no driver."""
+    return backend != BACKEND_NAME and original(backend)
+
+
+def get_last_loc(
+    original: Callable[..., Any], table: Any, requests: Any, prefix_lengths: Any
+) -> Any:
+    """The slot of each request's last cached token, by upstream's torch form (page size > 1)."""
+    from sglang.srt.mem_cache.allocation import get_last_loc_torch
+    from sglang.srt.runtime_context import attention_backends
+
+    if BACKEND_NAME in attention_backends():
+        return get_last_loc_torch(table, requests, prefix_lengths)
+    return original(table, requests, prefix_lengths)
+
+
+HOOKS: dict[str, Callable[..., Any]] = {
+    "sglang.srt.utils.common:support_triton": support_triton,
+    "sglang.srt.mem_cache.allocation:get_last_loc": get_last_loc,
+}
+
+
+def _wrap(target: str, hook: Callable[..., Any]) -> None:
+    """Wrap an upstream function wherever a module already holds it."""
+    module_name, name = target.split(":")
+    original = getattr(importlib.import_module(module_name), name)
+    if getattr(original, "autellix_hook", None) is hook:
+        return
+    wrapper = wraps(original)(partial(hook, original))
+    wrapper.autellix_hook = hook  # type: ignore[attr-defined]
+    for module in list(sys.modules.values()):
+        if module is not None and vars(module).get(name) is original:
+            setattr(module, name, wrapper)

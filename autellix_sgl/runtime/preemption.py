@@ -1,0 +1,64 @@
+"""Taking a request out of the batch while its KV stays in the radix cache."""
+
+from __future__ import annotations
+
+from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
+from sglang.srt.mem_cache.base_prefix_cache import BasePrefixCache
+from sglang.srt.mem_cache.common import release_kv_cache
+
+# A preemption costs one short re-prefill, and under overlap the token in flight, which is sampled
+# again. A call that can end within this many steps frees its slot as soon.
+PREEMPTION_COST_STEPS = 2
+
+
+def can_be_preempted(request: Req) -> bool:
+    """Whether the request can leave the batch and resume with the same result.
+
+    Left alone: one that has finished or is being aborted; one whose KV the tree cannot key
+    (embeddings as input, a streaming session's own row, radix insertion off); and one that returns
+    something computed per prompt token or per step, which a second prefill would compute twice.
+    """
+    session = getattr(request, "session", None)
+    prompt_logprobs = request.return_logprob and (
+        0 <= request.logprob_start_len < len(request.origin_input_ids)
+    )
+    return not (
+        request.finished()
+        or request.to_finish is not None
+        or request.input_embeds is not None
+        or request.positional_embed_overrides is not None
+        or request.beam_group is not None
+        or request.skip_radix_cache_insert
+        or (session is not None and session.streaming)
+        or prompt_logprobs
+        or request.return_hidden_states
+        or request.return_routed_experts
+        or request.return_indexer_topk
+        or request.return_sampling_mask
+        or request.is_prefill_only
+    )
+
+
+def steps_left(request: Req) -> int:
+    """The most decode steps the request can still take."""
+    return int(request.sampling_params.max_new_tokens) - len(request.output_ids)
+
+
+def release_into_tree(request: Req, tree_cache: BasePrefixCache) -> None:
+    """Give the request's row back; the tokens it computed become evictable tree nodes.
+
+    Upstream's own retraction drops what was generated (``is_insert=False``); keeping it is what
+    makes a preemption cost one short re-prefill. The request is marked retracted, so a result in
+    flight under overlap is skipped and its token is sampled again.
+    """
+    release_kv_cache(request, tree_cache, is_insert=True)
+    request.reset_for_retract()
+
+
+def preempt(batch: ScheduleBatch, victims: list[Req]) -> None:
+    """Take *victims* out of the decoding batch, KV into the tree."""
+    gone = {id(request) for request in victims}
+    for request in victims:
+        release_into_tree(request, batch.tree_cache)
+    batch.filter_batch(keep_indices=[i for i, r in enumerate(batch.reqs) if id(r) not in gone])
+    batch.batch_is_full = False

@@ -1,0 +1,59 @@
+"""The functions SGLang's launcher is given in place of its own.
+
+``run_*`` are the entry points of spawned processes: importable by name, and bound to the program
+arguments with ``functools.partial``, which pickles. Importing this module registers our message
+types, so every process that unpickles one of them can read what the others send.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from sglang.srt.entrypoints.engine import init_tokenizer_manager
+from sglang.srt.managers import scheduler as upstream_scheduler
+from sglang.srt.managers.detokenizer_manager import run_detokenizer_process
+from sglang.srt.server_args import PortArgs, ServerArgs
+
+from autellix_sgl.config import ProgramArgs
+from autellix_sgl.runtime import wire
+from autellix_sgl.runtime.activation import activate
+from autellix_sgl.runtime.platform import uses_cpu_engine
+
+__all__ = ["init_program_tokenizer_manager", "run_program_detokenizer", "run_program_scheduler"]
+
+assert wire.REPORT_KEY  # imported for its registration of message types
+
+
+def run_program_scheduler(program_args: ProgramArgs, *args: Any, **kwargs: Any) -> None:
+    """One scheduler process: SGLang's, constructing a ProgramScheduler."""
+    from autellix_sgl.runtime.scheduler import ProgramScheduler
+
+    def construct(server_args: ServerArgs, port_args: PortArgs) -> ProgramScheduler:
+        return ProgramScheduler(server_args, port_args, program_args=program_args, report=report)
+
+    values: dict[str, Any] = {"scheduler_class": construct}
+    if uses_cpu_engine():
+        from autellix_sgl.runtime.cpu.paged_allocation import KERNELS
+
+        values["cpu_paged_allocator"] = KERNELS
+    report = activate("scheduler", values)
+    upstream_scheduler.run_scheduler_process(*args, **kwargs)
+
+
+def run_program_detokenizer(*args: Any, **kwargs: Any) -> None:
+    """The detokenizer process, SGLang's own; entered through here so that the platform is set up."""
+    run_detokenizer_process(*args, **kwargs)
+
+
+def init_program_tokenizer_manager(
+    program_args: ProgramArgs, server_args: ServerArgs, port_args: PortArgs
+) -> Any:
+    """The main process's tokenizer manager (with its template manager, as upstream returns them)."""
+    from autellix_sgl.runtime.tokenizer_manager import ProgramTokenizerManager
+
+    return init_tokenizer_manager(
+        server_args,
+        port_args,
+        TokenizerManagerClass=partial(ProgramTokenizerManager, program_args=program_args),
+    )

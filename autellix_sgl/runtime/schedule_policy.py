@@ -1,0 +1,30 @@
+"""SGLang's order inside a level, ours between levels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
+from sglang.srt.managers.schedule_policy import SchedulePolicy
+
+
+class LevelSchedulePolicy(SchedulePolicy):  # type: ignore[misc]
+    """``--schedule-policy`` applied within each level of the admission window.
+
+    SGLang sorts the window as it likes (fcfs: not at all, lpm: by cached prefix); a stable sort by
+    level afterwards keeps that order only among calls of one level.
+    """
+
+    def __init__(self, *args: Any, level_of: Callable[[Req], int]) -> None:
+        super().__init__(*args)
+        self._level_of = level_of
+
+    def calc_priority(
+        self,
+        waiting_queue: list[Req],
+        running_batch: ScheduleBatch | None = None,
+        processed_tokens: int = 0,
+    ) -> None:
+        super().calc_priority(waiting_queue, running_batch, processed_tokens=processed_tokens)
+        waiting_queue.sort(key=self._level_of)

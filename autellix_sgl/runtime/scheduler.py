@@ -1,0 +1,476 @@
+"""SGLang's Scheduler with program scheduling: what it overrides, and why each override is enough.
+
+    waiting_queue          a WaitingCalls: upstream's queue, ordered by the core
+    get_new_batch_prefill  preempt if a pass is due, then let upstream admit from a short window
+    update_running_batch   under memory pressure give up the worst calls, KV kept, before upstream
+                           would retract by output length and drop it
+    run_batch              charge the step
+    process_batch_result   forget the calls that finished
+    set/get_internal_state the cost model comes in, samples and status go out
+
+Upstream admits, allocates, prefills, decodes and streams as ever. Nothing here reads a clock to
+decide: all tensor-parallel ranks see the same messages and batches, so they take the same decisions.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from sglang.srt.managers.io_struct import (
+    GetInternalStateReq,
+    GetInternalStateReqOutput,
+    SetInternalStateReq,
+    SetInternalStateReqOutput,
+    TokenizedGenerateReqInput,
+)
+from sglang.srt.managers.schedule_batch import NextBatchPlan, Req, ScheduleBatch
+from sglang.srt.managers.schedule_policy import CLIP_MAX_NEW_TOKENS
+from sglang.srt.managers.scheduler import Scheduler
+from sglang.srt.managers.scheduler_components.new_token_ratio_tracker import NewTokenRatioTracker
+from sglang.srt.managers.scheduler_components.output_streamer import SchedulerOutputStreamer
+from sglang.srt.runtime_context import get_parallel
+from sglang.srt.server_args import PortArgs, ServerArgs
+
+from autellix_sgl.config import ProgramArgs
+from autellix_sgl.core import (
+    CallScheduler,
+    CallStamp,
+    Candidate,
+    CostModel,
+    Running,
+    StepWork,
+    choose_victims,
+)
+from autellix_sgl.core.cost import COEFFICIENTS
+from autellix_sgl.core.queue import Key
+from autellix_sgl.core.scheduler import statistics_of
+from autellix_sgl.runtime.activation import ProcessReport
+from autellix_sgl.runtime.output_streamer import ProgramOutputStreamer
+from autellix_sgl.runtime.preemption import (
+    PREEMPTION_COST_STEPS,
+    can_be_preempted,
+    preempt,
+    release_into_tree,
+    steps_left,
+)
+from autellix_sgl.runtime.schedule_policy import LevelSchedulePolicy
+from autellix_sgl.runtime.scheduler_counters import SchedulerCounters
+from autellix_sgl.runtime.step_clock import StepClock
+from autellix_sgl.runtime.trace import TraceWriter
+from autellix_sgl.runtime.waiting import WaitingCalls
+from autellix_sgl.runtime.wire import CallReport, ProgramGenerateReqInput
+
+logger = logging.getLogger(__name__)
+
+# Candidates beyond the free slots that admission may look at: a few for lpm to choose among, more
+# when upstream may pass over requests whose LoRA adapter is not loaded.
+SPARE_CANDIDATES = 1
+SPARE_CANDIDATES_LPM = 16
+SPARE_CANDIDATES_LORA = 64
+
+COST_KEY_PREFIX = "program_cost_"
+
+
+class ProgramScheduler(Scheduler):  # type: ignore[misc]
+    """One replica's scheduler; see the module docstring."""
+
+    def __init__(
+        self,
+        server_args: ServerArgs,
+        port_args: PortArgs,
+        *,
+        program_args: ProgramArgs,
+        report: ProcessReport,
+    ) -> None:
+        self.program_args = program_args
+        self._stamps: dict[str, CallStamp] = {}
+        self._recomputed: dict[str, int] = {}
+        self._refused_for_memory = False
+        self.counters = SchedulerCounters()
+        super().__init__(server_args, port_args)
+        self.process_reports = self._gather_reports(report)
+
+    # -- construction ---------------------------------------------------------------------------
+
+    def init_running_status(self) -> None:
+        super().init_running_status()
+        args = self.program_args
+        self.trace = TraceWriter.open(args.trace, replica=self._replica, leader=self._is_leader)
+        self.calls = CallScheduler(
+            args.core_policy(),
+            args.core_levels(),
+            args.initial_cost_model(),
+            starvation_ratio=args.starvation_ratio,
+            interval=args.schedule_interval,
+            record=self.trace.record if self.trace else None,
+        )
+        self.waiting_queue = WaitingCalls(self.calls, self._stamps)
+        self.step_clock = StepClock(synchronous=self.device == "cpu")
+
+    def init_schedule_policy(self) -> None:
+        super().init_schedule_policy()
+        self.policy = LevelSchedulePolicy(
+            self.schedule_policy,
+            self.tree_cache,
+            self.enable_hierarchical_cache,
+            self.enable_priority_scheduling,
+            self.schedule_low_priority_values_first,
+            level_of=lambda req: self.calls.call(req.rid).level,
+        )
+
+    def get_output_streamer_class(self) -> type[SchedulerOutputStreamer]:
+        return ProgramOutputStreamer
+
+    def init_output_streamer(self) -> None:
+        super().init_output_streamer()
+        self.output_streamer.report_of = self._report_of
+
+    @property
+    def _replica(self) -> int:
+        return int(get_parallel().dp_rank or 0)
+
+    @property
+    def _is_leader(self) -> bool:
+        """Whether this rank is the one that talks to the other processes."""
+        return bool(get_parallel().attn_tp_rank == 0)
+
+    def _gather_reports(self, mine: ProcessReport) -> list[ProcessReport]:
+        """Every tensor-parallel rank's activation report, so that rank 0 can answer for all."""
+        if get_parallel().tp_size == 1:
+            return [mine]
+        reports: list[ProcessReport] = [mine] * get_parallel().tp_size
+        torch.distributed.all_gather_object(reports, mine, group=self.tp_cpu_group)
+        return reports
+
+    # -- arrival and departure ------------------------------------------------------------------
+
+    def handle_generate_request(
+        self, recv_req: TokenizedGenerateReqInput, *, mm_input_error: str | None = None
+    ) -> None:
+        if isinstance(recv_req, ProgramGenerateReqInput):
+            # Read when the request is queued, now or once its grammar has been compiled.
+            self._stamps[recv_req.rid] = recv_req.program.stamp()
+        super().handle_generate_request(recv_req, mm_input_error=mm_input_error)
+
+    def process_batch_result(self, batch: ScheduleBatch, result: Any) -> None:
+        super().process_batch_result(batch, result)
+        if not self.step_clock.synchronous:
+            self.step_clock.finished()
+        for req in batch.reqs:
+            if req.finished():
+                self._forget(req)
+
+    def process_pending_chunked_abort(self) -> None:
+        req = self._pending_chunked_abort_req
+        super().process_pending_chunked_abort()
+        if req is not None and req.finished():
+            self._forget(req)
+
+    def _forget(self, req: Req) -> None:
+        if req.rid in self.calls:
+            self.calls.remove(req.rid)
+        self._stamps.pop(req.rid, None)
+        self._recomputed.pop(req.rid, None)
+
+    def _report_of(self, req: Req) -> CallReport | None:
+        if req.rid not in self.calls:
+            return None
+        statistics = statistics_of(self.calls.call(req.rid))
+        return CallReport(
+            replica=self._replica,
+            level=statistics.level,
+            service_ms=statistics.service_ms,
+            wait_ms=statistics.wait_ms,
+            preemptions=statistics.preemptions,
+            demotions=statistics.demotions,
+            promotions=statistics.promotions,
+            recomputed_tokens=self._recomputed.get(req.rid, 0),
+        )
+
+    # -- the scheduling pass --------------------------------------------------------------------
+
+    def get_new_batch_prefill(self, running_batch: ScheduleBatch) -> NextBatchPlan:
+        victims = self._preemption_pass(running_batch)
+        plan = self._admit(running_batch)
+        # Only now: a victim admitted again in the pass that took it out would have its skipped
+        # result in flight counted after all.
+        for req in victims:
+            self._put_back(req)
+        return plan
+
+    def _admit(self, running_batch: ScheduleBatch) -> NextBatchPlan:
+        """Upstream's admission, over the head of the queue instead of the whole of it."""
+        queue = self.waiting_queue
+        free_slots = self._free_slots(running_batch)
+        window = queue.head(max(free_slots, 0) + self._spare_candidates)
+        self.waiting_queue = list(window)
+        try:
+            plan = super().get_new_batch_prefill(running_batch)
+        finally:
+            left, self.waiting_queue = self.waiting_queue, queue
+        self._settle_admission(window, left)
+        self._refused_for_memory = (
+            bool(left)
+            and free_slots > len(window) - len(left)
+            and plan.running_batch.batch_is_full
+        )
+        return plan
+
+    def _settle_admission(self, window: list[Req], left: list[Req]) -> None:
+        """Move what upstream admitted out of the queue, and in what it queued meanwhile."""
+        still_waiting = {id(req) for req in left}
+        for req in window:
+            if id(req) not in still_waiting:
+                self.waiting_queue.admit(req)
+                self._count_recomputed(req)
+        offered = {id(req) for req in window}
+        for req in left:
+            if id(req) not in offered:  # its grammar became ready during the pass
+                self.waiting_queue.append(req)
+
+    def _count_recomputed(self, req: Req) -> None:
+        """After a preemption, count the tokens that have to be computed a second time."""
+        if self.calls.call(req.rid).preemptions:
+            tokens = req.extend_range.length
+            self._recomputed[req.rid] = self._recomputed.get(req.rid, 0) + tokens
+            self.counters.recomputed_tokens += tokens
+
+    @property
+    def _spare_candidates(self) -> int:
+        if self.enable_lora:
+            return SPARE_CANDIDATES_LORA
+        return SPARE_CANDIDATES_LPM if self.schedule_policy == "lpm" else SPARE_CANDIDATES
+
+    def _free_slots(self, running_batch: ScheduleBatch) -> int:
+        return int(
+            self.get_num_allocatable_reqs(len(running_batch.reqs), running_batch=running_batch)
+        )
+
+    def _preemption_pass(self, running_batch: ScheduleBatch) -> list[Req]:
+        """Promote what starves and take out running calls that better ones should replace.
+
+        Returns the requests taken out, worst first; they wait, but are not queued yet.
+        """
+        calls = self.calls
+        self.counters.promotions += len(calls.promote_starving())
+        best = calls.first_waiting_key()
+        if best is None or not calls.pass_due or not calls.policy.uses_levels:
+            return []
+        calls.begin_pass()
+        with self.counters.time_pass():
+            return self._make_way(running_batch, best)
+
+    def _make_way(self, running_batch: ScheduleBatch, best: Key) -> list[Req]:
+        """One preemption pass: the walk of Algorithm 1 over waiting and running calls."""
+        calls = self.calls
+        parked = self._park_chunked_prefill(best)
+        if any(req.finished() for req in running_batch.reqs):
+            running_batch.filter_batch()
+            running_batch.batch_is_full = False
+        by_id = {req.rid: req for req in running_batch.reqs}
+        chosen = choose_victims(
+            self._candidates(),
+            [self._as_running(req) for req in running_batch.reqs if req.rid in calls],
+            free_slots=self._free_slots(running_batch),
+            free_tokens=self._free_tokens(running_batch),
+            min_steps_left=PREEMPTION_COST_STEPS + 1,
+        )
+        victims = [by_id[rid] for rid in chosen]
+        if victims:
+            preempt(running_batch, victims)
+        elif self._refused_for_memory:
+            # The head of the queue may be another call by now; let upstream look again.
+            running_batch.batch_is_full = False
+        self.counters.preemptions += len(victims)
+        return parked + victims
+
+    def _candidates(self) -> Iterator[Candidate]:
+        """The waiting calls, best first, with what they ask of memory if memory is short."""
+        for req in self.waiting_queue:
+            tokens = 0
+            if self._refused_for_memory:
+                new_tokens = min(steps_left(req), CLIP_MAX_NEW_TOKENS)
+                tokens = req.seqlen - req.num_matched_prefix_tokens + new_tokens + self.page_size
+            yield Candidate(self.calls.call(req.rid).key, tokens)
+
+    def _as_running(self, req: Req) -> Running:
+        return Running(
+            id=req.rid,
+            key=self.calls.call(req.rid).key,
+            tokens=req.seqlen + self._reserved_tokens(req),
+            steps_left=steps_left(req),
+            preemptible=can_be_preempted(req) and not self._has_logprobs_in_flight(req),
+        )
+
+    def _has_logprobs_in_flight(self, req: Req) -> bool:
+        """Whether the request sits in an unprocessed prefill that returns log-probabilities.
+
+        Upstream walks such a result with one cursor over all its requests and does not move it for
+        a retracted one, so the others would read the wrong values.
+        """
+        last = self.last_batch
+        return bool(
+            self.enable_overlap
+            and last is not None
+            and last.forward_mode.is_extend()
+            and last.return_logprob
+            and (req in last.reqs or req is last.chunked_req)
+        )
+
+    def _reserved_tokens(self, req: Req) -> int:
+        """What upstream's admission sets aside for the tokens a running request may still make."""
+        left = min(steps_left(req), CLIP_MAX_NEW_TOKENS)
+        return int(left * self.new_token_ratio_tracker.current)
+
+    def _free_tokens(self, running_batch: ScheduleBatch) -> int:
+        budget = self.token_to_kv_pool_allocator.create_prefill_budget(self.tree_cache)
+        reserved = sum(self._reserved_tokens(req) for req in running_batch.reqs)
+        return int(budget.remaining_total) - reserved
+
+    def _park_chunked_prefill(self, best: Key) -> list[Req]:
+        """Take a half-done prefill out of the way of a better call; its chunks stay in the tree.
+
+        Upstream continues the one chunked request before it admits anything else. The last chunk is
+        let through: it leaves room in its step for others.
+        """
+        req = self.chunked_req
+        if (
+            req is None
+            or req is self._pending_chunked_abort_req
+            or req.rid not in self.calls
+            or self.calls.call(req.rid).key < best
+            or not can_be_preempted(req)
+            or self._has_logprobs_in_flight(req)
+            or req.seqlen - req.kv.kv_committed_len <= self.chunked_prefill_size
+        ):
+            return []
+        self.chunked_req = None
+        release_into_tree(req, self.tree_cache)
+        self.counters.parked_prefills += 1
+        return [req]
+
+    def _put_back(self, req: Req) -> None:
+        self.waiting_queue.append(req)
+        req.time_stats.set_wait_queue_entry_time()
+
+    # -- memory pressure ------------------------------------------------------------------------
+
+    def update_running_batch(self, batch: ScheduleBatch) -> ScheduleBatch:
+        victims = self._make_room(batch)
+        before = list(batch.reqs)
+        batch = super().update_running_batch(batch)
+        for req in victims:
+            self._put_back(req)
+        staying = {id(req) for req in batch.reqs}
+        for req in before:
+            # Upstream aborts a request that cannot fit even alone, without a result for it.
+            if id(req) not in staying and req.to_finish is not None:
+                self._forget(req)
+        return batch
+
+    def _make_room(self, batch: ScheduleBatch) -> list[Req]:
+        """Preempt the worst calls until the next decode step fits the KV pool."""
+        batch.filter_batch()
+        victims: list[Req] = []
+        while len(batch.reqs) > 1 and not batch.check_decode_mem():
+            candidates = [r for r in batch.reqs if r.rid in self.calls and can_be_preempted(r)]
+            if not candidates:
+                break  # upstream's retraction knows what to do with the rest
+            worst = max(candidates, key=lambda r: self.calls.call(r.rid).key)
+            preempt(batch, [worst])
+            victims.append(worst)
+        if victims:
+            # As upstream does when it retracts: expect longer outputs, admit less eagerly.
+            self.new_token_ratio_tracker.current = (
+                NewTokenRatioTracker.estimate_new_token_ratio_after_retract(batch.reqs)
+            )
+            self.counters.retractions += len(victims)
+        return victims
+
+    # -- service --------------------------------------------------------------------------------
+
+    def run_batch(self, batch: ScheduleBatch, pp_proxy_tensors: Any = None) -> Any:
+        work = work_of(batch)
+        self.calls.step(work)
+        self.step_clock.launched(work)
+        result = super().run_batch(batch, pp_proxy_tensors)
+        if self.step_clock.synchronous:
+            self.step_clock.finished()
+        return result
+
+    def on_idle(self) -> None:
+        super().on_idle()
+        self.step_clock.idled()
+        if self.trace is not None:
+            self.trace.flush()
+        if self.calls.num_running and self.is_fully_idle():
+            raise AssertionError(
+                f"idle, but {self.calls.num_running} calls are still accounted as running"
+            )
+
+    # -- control --------------------------------------------------------------------------------
+
+    def set_internal_state(self, recv_req: SetInternalStateReq) -> SetInternalStateReqOutput:
+        fields = recv_req.server_args
+        if not fields or not all(name.startswith(COST_KEY_PREFIX) for name in fields):
+            return super().set_internal_state(recv_req)
+        self.calls.cost_model = CostModel.from_dict(
+            {name.removeprefix(COST_KEY_PREFIX): value for name, value in fields.items()}
+        )
+        self.step_clock.forget()
+        logger.info("Cost model: %s", self.calls.cost_model)
+        return SetInternalStateReqOutput(updated=True)
+
+    def get_internal_state(self, recv_req: GetInternalStateReq) -> GetInternalStateReqOutput:
+        output = super().get_internal_state(recv_req)
+        output.internal_state["program"] = self.program_state()
+        return output
+
+    def program_state(self) -> dict[str, Any]:
+        """What doctor, metrics and calibration want to know; JSON-ready."""
+        calls = self.calls
+        return {
+            "policy": calls.policy.name,
+            "levels": list(calls.levels.describe()),
+            "starvation_ratio": calls.starvation_ratio,
+            "schedule_interval": calls.interval,
+            "cost_model": calls.cost_model.as_dict(),
+            "cost_error_now": self.step_clock.error(calls.cost_model),
+            "clock_ms": calls.clock_ms,
+            "waiting": calls.num_waiting,
+            "running": calls.num_running,
+            "calls_per_level": calls.calls_per_level(),
+            "locked_tokens": int(self.tree_cache.protected_size()),
+            "counters": self.counters.as_dict(),
+            "processes": [report.as_dict() for report in self.process_reports],
+            "samples": self.step_clock.samples(),
+        }
+
+
+def work_of(batch: ScheduleBatch) -> StepWork:
+    """What a batch is about to compute, in the core's terms."""
+    if batch.forward_mode.is_extend():
+        decoding = batch.decoding_reqs or []
+        is_decoding = {id(req) for req in decoding}
+        prefills = tuple(
+            (req.rid, req.extend_range.length) for req in batch.reqs if id(req) not in is_decoding
+        )
+    else:
+        decoding = batch.reqs
+        prefills = ()
+    return StepWork(
+        prefills=prefills,
+        decodes=tuple(req.rid for req in decoding),
+        context_tokens=sum(req.seqlen for req in decoding),
+    )
+
+
+def cost_update(model: CostModel) -> dict[str, float]:
+    """The numeric fields of a SetInternalStateReq that make every rank charge by *model*."""
+    fields = {COST_KEY_PREFIX + name: float(getattr(model, name)) for name in COEFFICIENTS}
+    if model.error is not None:
+        fields[COST_KEY_PREFIX + "error"] = model.error
+    return fields

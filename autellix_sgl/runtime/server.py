@@ -1,0 +1,62 @@
+"""SGLang's HTTP server with our tokenizer manager, schedulers and routes in place of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from sglang.srt.arg_groups.model_override_base import resolving_view
+from sglang.srt.entrypoints import http_server
+from sglang.srt.server_args import PortArgs, ServerArgs
+
+from autellix_sgl.config import AUTO, ProgramArgs
+from autellix_sgl.runtime import processes, programs_api
+from autellix_sgl.runtime.activation import check_upstream
+from autellix_sgl.runtime.calibration import calibrate_from_thread
+from autellix_sgl.runtime.support import check_supported
+from autellix_sgl.runtime.tokenizer_manager import ProgramTokenizerManager
+
+
+def launch(
+    server_args: ServerArgs, program_args: ProgramArgs, *, on_ready: Callable[[], None]
+) -> None:
+    """Run the server until it stops; *on_ready* is called once it answers.
+
+    With the stock policy this is SGLang's own launch and nothing else. Raises ConfigError for a
+    mode that does not fit, ActivationError if SGLang is not the version we know.
+    """
+    if program_args.stock:
+        http_server.launch_server(server_args, launch_callback=on_ready)
+        return
+    server_args.resolve_once()
+    check_supported(resolving_view(server_args), program_args)
+    check_upstream()
+    http_server.launch_server(
+        server_args,
+        init_tokenizer_manager_func=partial(_init_tokenizer_manager, program_args),
+        run_scheduler_process_func=partial(processes.run_program_scheduler, program_args),
+        run_detokenizer_process_func=processes.run_program_detokenizer,
+        execute_warmup_func=partial(_warm_up, program_args),
+        launch_callback=on_ready,
+    )
+
+
+def _init_tokenizer_manager(
+    program_args: ProgramArgs, server_args: ServerArgs, port_args: PortArgs
+) -> Any:
+    manager, templates = processes.init_program_tokenizer_manager(
+        program_args, server_args, port_args
+    )
+    programs_api.install(http_server.app, manager)
+    return manager, templates
+
+
+def _warm_up(program_args: ProgramArgs, server_args: ServerArgs) -> bool:
+    """Upstream's warm-up, then the cost model's fit; runs in a thread beside the event loop."""
+    warm: bool = http_server._execute_server_warmup(server_args)
+    if warm and program_args.cost_model == AUTO:
+        manager = http_server._global_state.tokenizer_manager
+        assert isinstance(manager, ProgramTokenizerManager)
+        calibrate_from_thread(manager)
+    return warm

@@ -1,0 +1,115 @@
+"""Modes of SGLang that program scheduling does not fit: refused at start, with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from autellix_sgl.config import ProgramArgs
+from autellix_sgl.errors import ConfigError
+
+WAY_OUT = "Use --program-policy none for SGLang's own scheduler."
+ORDERS = ("fcfs", "lpm")
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """``applies(config)`` looks at SGLang's resolved configuration."""
+
+    mode: str
+    applies: Callable[[Any], bool]
+    reason: str
+
+
+REFUSALS = (
+    Refusal(
+        "--schedule-policy",
+        lambda c: c.schedule_policy not in ORDERS,
+        "programs set the order between levels; inside a level it can be fcfs or lpm",
+    ),
+    Refusal(
+        "--enable-priority-scheduling",
+        lambda c: c.enable_priority_scheduling,
+        "a request's own priority contradicts its program's level",
+    ),
+    Refusal(
+        "--disable-radix-cache",
+        lambda c: c.disable_radix_cache,
+        "a preempted call's KV is kept in the radix cache",
+    ),
+    Refusal(
+        "--pp-size",
+        lambda c: c.pp_size > 1,
+        "pipeline parallelism runs another event loop with several batches in flight",
+    ),
+    Refusal(
+        "--disaggregation-mode",
+        lambda c: c.disaggregation_mode not in (None, "null"),
+        "a disaggregated server hands calls over between engines in queues of its own",
+    ),
+    Refusal(
+        "--enable-pdmux",
+        lambda c: c.enable_pdmux,
+        "prefill/decode multiplexing runs another event loop",
+    ),
+    Refusal(
+        "--dllm-algorithm",
+        lambda c: c.dllm_algorithm is not None,
+        "diffusion language models have no decode steps to account",
+    ),
+    Refusal(
+        "--speculative-algorithm",
+        lambda c: c.speculative_algorithm is not None,
+        "preemption with draft tokens in flight is not supported yet",
+    ),
+    Refusal(
+        "--enable-dp-attention",
+        lambda c: c.enable_dp_attention,
+        "preemption under data-parallel attention is not supported yet",
+    ),
+    Refusal(
+        "--tokenizer-worker-num",
+        lambda c: c.tokenizer_worker_num > 1,
+        "with several tokenizer processes no process table sees every call",
+    ),
+    Refusal(
+        "--enable-hisparse",
+        lambda c: c.enable_hisparse,
+        "HiSparse stages requests in a queue of its own",
+    ),
+    Refusal(
+        "--encoder-only",
+        lambda c: c.encoder_only,
+        "an encoder makes no calls",
+    ),
+    Refusal(
+        "--use-ray",
+        lambda c: c.use_ray,
+        "the Ray launcher constructs the stock scheduler",
+    ),
+    Refusal(
+        "--grpc-mode",
+        lambda c: c.smg_grpc_mode or c.grpc_mode,
+        "the gRPC server does not carry programs",
+    ),
+)
+
+
+def check_supported(config: Any, args: ProgramArgs) -> None:
+    """Raise ConfigError for the first unsupported mode in *config* (resolved ServerArgs)."""
+    from sglang.srt.environ import envs
+
+    if args.stock:
+        return
+    for refusal in REFUSALS:
+        if refusal.applies(config):
+            raise ConfigError(
+                f"{refusal.mode} does not go with --program-policy {args.policy}: "
+                f"{refusal.reason}. {WAY_OUT}"
+            )
+    if envs.SGLANG_RUST_SERVER.get():
+        raise ConfigError(
+            f"SGLANG_RUST_SERVER does not go with --program-policy {args.policy}: the Rust server "
+            f"replaces the process that holds the process table. {WAY_OUT}"
+        )

@@ -1,0 +1,65 @@
+"""SGLang's waiting queue, kept in the core scheduler's order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+
+from sglang.srt.managers.schedule_batch import Req
+
+from autellix_sgl.core import CallScheduler, CallStamp
+
+
+class WaitingCalls:
+    """Stands where SGLang's Scheduler keeps ``waiting_queue: list[Req]``.
+
+    Only the parts of a list that SGLang uses outside admission: append, pop, length, iteration and
+    indexing, all in scheduling order. Appending an unknown request is its arrival, appending a
+    known one puts it back; popping is an abort. During admission the scheduler swaps a short plain
+    list in (see ``ProgramScheduler``), so upstream never walks the whole queue.
+    """
+
+    def __init__(self, calls: CallScheduler, stamps: Mapping[str, CallStamp]) -> None:
+        self._calls = calls
+        self._stamps = stamps
+        self._requests: dict[str, Req] = {}
+
+    def append(self, request: Req) -> None:
+        rid = request.rid
+        if rid in self._calls:
+            self._calls.requeue(rid)
+        else:
+            # A request without a stamp (health check, embedding) is a program of one call.
+            self._calls.arrive(rid, self._stamps.get(rid) or CallStamp(program=rid))
+        self._requests[rid] = request
+
+    def admit(self, request: Req) -> None:
+        """The request went into the batch."""
+        del self._requests[request.rid]
+        self._calls.admit(request.rid)
+
+    def pop(self, index: int) -> Req:
+        """Remove the request at *index* for good (SGLang pops only to abort)."""
+        request = self[index]
+        del self._requests[request.rid]
+        self._calls.remove(request.rid)
+        return request
+
+    def head(self, limit: int) -> list[Req]:
+        """At most *limit* requests, best first; costs what it returns."""
+        return [self._requests[rid] for rid in self._calls.head(limit)]
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __iter__(self) -> Iterator[Req]:
+        return (self._requests[rid] for rid in self._calls.waiting())
+
+    def __getitem__(self, index: int) -> Req:
+        try:
+            return next(islice(self, index, None))
+        except StopIteration:
+            raise IndexError(index) from None
+
+    def __contains__(self, request: object) -> bool:
+        return isinstance(request, Req) and self._requests.get(request.rid) is request

@@ -1,0 +1,76 @@
+"""What we add to SGLang's messages between processes.
+
+Importing this module registers the types with SGLang's decoder, so a process that imports it can
+read them; a process that sends or receives calls must.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+from sglang.srt.managers.io_struct import TokenizedGenerateReqInput, hook_custom_types
+
+from autellix_sgl.core import CallStamp
+
+# The key under which call reports ride on SGLang's batch outputs.
+REPORT_KEY = "autellix_program"
+
+
+class ProgramTag(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """A call's program and what the process table knew of it when the call was sent."""
+
+    program: str
+    thread: str
+    priority_ms: float
+    program_wait_ms: float
+    program_service_ms: float
+
+    @classmethod
+    def of(cls, stamp: CallStamp) -> ProgramTag:
+        return cls(
+            program=stamp.program,
+            thread=stamp.thread,
+            priority_ms=stamp.priority_ms,
+            program_wait_ms=stamp.program_wait_ms,
+            program_service_ms=stamp.program_service_ms,
+        )
+
+    def stamp(self) -> CallStamp:
+        return CallStamp(
+            program=self.program,
+            thread=self.thread,
+            priority_ms=self.priority_ms,
+            program_wait_ms=self.program_wait_ms,
+            program_service_ms=self.program_service_ms,
+        )
+
+
+class ProgramGenerateReqInput(TokenizedGenerateReqInput, kw_only=True):
+    """SGLang's tokenized request with the program tag as one more field at its end."""
+
+    program: ProgramTag
+
+    @classmethod
+    def of(cls, request: TokenizedGenerateReqInput, tag: ProgramTag) -> ProgramGenerateReqInput:
+        fields: dict[str, Any] = {name: getattr(request, name) for name in FIELDS}
+        return cls(**fields, program=tag)
+
+
+FIELDS = TokenizedGenerateReqInput.__struct_fields__
+
+
+class CallReport(NamedTuple):
+    """How a finished call fared, from its scheduler back to the process table."""
+
+    replica: int
+    level: int
+    service_ms: float
+    wait_ms: float
+    preemptions: int
+    demotions: int
+    promotions: int
+    recomputed_tokens: int
+
+
+hook_custom_types(ProgramGenerateReqInput)

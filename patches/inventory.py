@@ -1,0 +1,41 @@
+"""Every patch, and every upstream definition the package relies on."""
+
+from __future__ import annotations
+
+from autellix_sgl.patches import cpu_paged_allocator, scheduler_class
+from autellix_sgl.patches.record import Patch
+
+PATCHES: tuple[Patch, ...] = (scheduler_class.PATCH, cpu_paged_allocator.PATCH)
+
+# Overridden through seams that need no patch: the launcher's own arguments.
+TOKENIZER_MANAGER_METHODS = tuple(
+    f"sglang.srt.managers.tokenizer_manager:TokenizerManager.{method}"
+    for method in (
+        "__init__",
+        "generate_request",
+        "_init_req_state",
+        "_send_one_request",
+        "_send_batch_request",
+        "_handle_batch_output",
+        "_handle_batch_request",
+        "_handle_abort_req",
+        "_release_req_states_on_failure",
+        "update_request_meta_info",
+        "auto_create_handle_loop",
+    )
+)
+MESSAGES = (
+    "sglang.srt.managers.io_struct:TokenizedGenerateReqInput",
+    "sglang.srt.managers.io_struct:hook_custom_types",
+)
+
+
+def relied_on() -> list[str]:
+    """``module:Qualified.name`` of all of them, each once."""
+    targets: dict[str, None] = {}
+    for patch in PATCHES:
+        for target in (patch.target, *patch.depends):
+            targets[target] = None
+    for target in (*TOKENIZER_MANAGER_METHODS, *MESSAGES):
+        targets[target] = None
+    return list(targets)

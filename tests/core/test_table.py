@@ -1,0 +1,154 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autellix_sgl.core import CallStatistics, ProcessTable, policy_named
+from autellix_sgl.errors import UnknownCall, UnknownProgram
+
+
+def spent(service_ms: float, wait_ms: float = 0.0) -> CallStatistics:
+    return CallStatistics(0, service_ms, wait_ms, 0, 0, 0)
+
+
+def table(policy: str = "plas", *, lease_s: float = 60, max_programs: int = 100) -> ProcessTable:
+    return ProcessTable(policy_named(policy), lease_s=lease_s, max_programs=max_programs)
+
+
+def test_plas_orders_a_call_by_the_service_of_the_calls_before_it() -> None:
+    """p(c_j) is the sum of t_k over the completed calls k < j."""
+    t = table("plas")
+    assert t.arrive("a1", "A", now=0).priority_ms == 0
+    t.complete("a1", spent(5, 2), now=1)
+    assert t.arrive("a2", "A", now=2).priority_ms == 5
+    t.complete("a2", spent(7, 1), now=3)
+    stamp = t.arrive("a3", "A", now=4)
+    assert (stamp.priority_ms, stamp.program_service_ms, stamp.program_wait_ms) == (12, 12, 3)
+
+
+def test_atlas_orders_parallel_calls_by_the_longest_chain_not_by_their_sum() -> None:
+    """Three parallel calls of 10, 4 and 6 leave the program at 10; PLAS would say 20."""
+    t = table("atlas")
+    for call in ("x", "y", "z"):
+        assert t.arrive(call, "A", now=0).priority_ms == 0
+    for call, service in (("x", 10), ("y", 4), ("z", 6)):
+        t.complete(call, spent(service), now=1)
+    assert t.program("A").service_ms == 10
+    assert t.program("A").total_service_ms == 20
+
+
+@given(st.lists(st.floats(0, 1000), max_size=30))
+def test_atlas_equals_plas_on_a_single_threaded_program(services: list[float]) -> None:
+    """One call after another: the longest chain is the whole program."""
+    plas, atlas = table("plas"), table("atlas")
+    for i, service in enumerate(services):
+        stamps = [t.arrive(f"c{i}", "A", now=i) for t in (plas, atlas)]
+        assert stamps[0].priority_ms == pytest.approx(stamps[1].priority_ms)
+        for t in (plas, atlas):
+            t.complete(f"c{i}", spent(service), now=i)
+
+
+def test_a_program_ends_with_the_call_that_says_so() -> None:
+    """It goes when its last active call has left, not before."""
+    t = table()
+    t.arrive("a", "A", now=0)
+    t.arrive("b", "A", now=0, ends_program=True)
+    t.complete("b", spent(1), now=1)
+    assert "A" in t
+    t.complete("a", spent(1), now=2)
+    assert "A" not in t
+    with pytest.raises(UnknownProgram):
+        t.end("A")
+
+
+def test_an_unlabelled_calls_program_goes_with_the_call() -> None:
+    """A transient program leaves nothing behind, finished or aborted."""
+    t = table()
+    t.arrive("a", "a", now=0, transient=True)
+    t.complete("a", spent(1), now=1)
+    t.arrive("b", "b", now=0, transient=True)
+    t.abort("b", now=1)
+    assert len(t) == 0
+
+
+def test_an_idle_program_lapses_after_its_lease_and_a_busy_one_never() -> None:
+    """The lease counts from the last call's end; a call in the system stops it."""
+    t = table(lease_s=10)
+    t.arrive("a", "A", now=0)
+    t.arrive("b", "B", now=0)
+    t.complete("a", spent(1), now=5)
+    assert t.expire(now=14) == []
+    assert t.expire(now=15) == ["A"]
+    assert t.expire(now=1e9) == []
+    assert "B" in t
+
+
+def test_over_the_count_the_longest_idle_program_is_dropped() -> None:
+    """A flood of ids keeps the table at its bound, and calls in flight keep their programs."""
+    t = table(max_programs=3)
+    t.arrive("busy", "BUSY", now=0)
+    for i in range(10):
+        t.arrive(f"c{i}", f"P{i}", now=i)
+        t.complete(f"c{i}", spent(1), now=i)
+    assert [p.id for p in t] == ["BUSY", "P8", "P9"]
+    assert t.statistics().evicted == 8
+
+
+def test_an_aborted_call_is_charged_for_what_it_used() -> None:
+    """Aborting does not buy free service; a call aborted in the queue used none."""
+    t = table()
+    t.arrive("a", "A", now=0)
+    t.abort("a", now=1, statistics=spent(30, 4))
+    assert t.arrive("b", "A", now=2).priority_ms == 30
+    t.abort("b", now=3)
+    assert t.program("A").service_ms == 30
+    assert t.program("A").calls_aborted == 2
+
+
+def test_a_call_id_cannot_arrive_twice_or_leave_twice() -> None:
+    """Both raise UnknownCall, and the table is unchanged."""
+    t = table()
+    t.arrive("a", "A", now=0)
+    with pytest.raises(UnknownCall):
+        t.arrive("a", "B", now=0)
+    t.complete("a", spent(1), now=1)
+    with pytest.raises(UnknownCall):
+        t.complete("a", spent(1), now=1)
+    t.check()
+
+
+def test_what_is_kept_of_threads_is_bounded() -> None:
+    """A program may use a fresh thread for each call; the oldest names are forgotten."""
+    t = table()
+    for i in range(1000):
+        t.arrive(f"c{i}", "A", now=i, thread=str(i))
+        t.complete(f"c{i}", spent(1), now=i)
+    assert len(t.program("A").threads) == 256
+    assert "999" in t.program("A").threads
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 5), st.sampled_from(["arrive", "complete", "abort", "end", "wait"])),
+        max_size=80,
+    )
+)
+def test_calls_and_programs_always_agree(operations: list[tuple[int, str]]) -> None:
+    """Under any sequence of events every active call has its program and idle ones stay bounded."""
+    t = table(lease_s=7, max_programs=3)
+    active: list[str] = []
+    for now, (which, what) in enumerate(operations):
+        if what == "arrive":
+            t.arrive(f"c{now}", f"P{which}", now=now)
+            active.append(f"c{now}")
+        elif what == "end" and f"P{which}" in t:
+            t.end(f"P{which}")
+        elif what == "wait":
+            t.expire(now=now)
+        elif active and what in ("complete", "abort"):
+            call = active.pop(which % len(active))
+            if what == "complete":
+                t.complete(call, spent(1), now=now)
+            else:
+                t.abort(call, now=now)
+        t.check()
+        assert t.statistics().active_calls == len(active)
