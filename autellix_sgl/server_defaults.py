@@ -70,6 +70,7 @@ def _cpu_defaults(model: Path) -> dict[str, str]:
         "--device": "cpu",
         "--attention-backend": "torch_native",
         "--sampling-backend": "pytorch",
+        "--lora-backend": "torch_native",
         "--max-total-tokens": str(_pool_tokens(config)),
         "--max-running-requests": str(_running_calls()),
     }

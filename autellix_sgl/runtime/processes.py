@@ -29,8 +29,15 @@ def run_program_scheduler(program_args: ProgramArgs, *args: Any, **kwargs: Any) 
     """One scheduler process: SGLang's, constructing a ProgramScheduler."""
     from autellix_sgl.runtime.scheduler import ProgramScheduler
 
-    def construct(server_args: ServerArgs, port_args: PortArgs) -> ProgramScheduler:
-        return ProgramScheduler(server_args, port_args, program_args=program_args, report=report)
+    activate_scheduler(program_args, ProgramScheduler)
+    upstream_scheduler.run_scheduler_process(*args, **kwargs)
+
+
+def activate_scheduler(program_args: ProgramArgs, scheduler_class: type[Any]) -> None:
+    """Make this process's ``run_scheduler_process`` construct *scheduler_class*, or raise."""
+
+    def construct(server_args: ServerArgs, port_args: PortArgs) -> Any:
+        return scheduler_class(server_args, port_args, program_args=program_args, report=report)
 
     values: dict[str, Any] = {"scheduler_class": construct}
     if uses_cpu_engine():
@@ -38,7 +45,6 @@ def run_program_scheduler(program_args: ProgramArgs, *args: Any, **kwargs: Any) 
 
         values["cpu_paged_allocator"] = KERNELS
     report = activate("scheduler", values)
-    upstream_scheduler.run_scheduler_process(*args, **kwargs)
 
 
 def run_program_detokenizer(*args: Any, **kwargs: Any) -> None:

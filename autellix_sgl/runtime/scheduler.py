@@ -31,7 +31,7 @@ from sglang.srt.managers.schedule_policy import CLIP_MAX_NEW_TOKENS
 from sglang.srt.managers.scheduler import Scheduler
 from sglang.srt.managers.scheduler_components.new_token_ratio_tracker import NewTokenRatioTracker
 from sglang.srt.managers.scheduler_components.output_streamer import SchedulerOutputStreamer
-from sglang.srt.runtime_context import get_parallel
+from sglang.srt.runtime_context import get_parallel, get_serving
 from sglang.srt.server_args import PortArgs, ServerArgs
 
 from autellix_sgl.config import ProgramArgs
@@ -48,6 +48,7 @@ from autellix_sgl.core.cost import COEFFICIENTS
 from autellix_sgl.core.queue import Key
 from autellix_sgl.core.scheduler import statistics_of
 from autellix_sgl.runtime.activation import ProcessReport
+from autellix_sgl.runtime.metrics import SchedulerMetrics
 from autellix_sgl.runtime.output_streamer import ProgramOutputStreamer
 from autellix_sgl.runtime.preemption import (
     PREEMPTION_COST_STEPS,
@@ -92,6 +93,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
         self.counters = SchedulerCounters()
         super().__init__(server_args, port_args)
         self.process_reports = self._gather_reports(report)
+        self.metrics = self._make_metrics()
 
     # -- construction ---------------------------------------------------------------------------
 
@@ -144,6 +146,15 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
         reports: list[ProcessReport] = [mine] * get_parallel().tp_size
         torch.distributed.all_gather_object(reports, mine, group=self.tp_cpu_group)
         return reports
+
+    def _make_metrics(self) -> SchedulerMetrics | None:
+        if not (self.metrics_reporter.enable_metrics and self._is_leader):
+            return None
+        return SchedulerMetrics(
+            model=get_serving().served_model_name,
+            replica=self._replica,
+            levels=self.calls.levels.count,
+        )
 
     # -- arrival and departure ------------------------------------------------------------------
 
@@ -399,6 +410,8 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
         result = super().run_batch(batch, pp_proxy_tensors)
         if self.step_clock.synchronous:
             self.step_clock.finished()
+        if self.metrics is not None:
+            self.metrics.stepped(self.calls, self.counters)
         return result
 
     def on_idle(self) -> None:
@@ -406,6 +419,8 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
         self.step_clock.idled()
         if self.trace is not None:
             self.trace.flush()
+        if self.metrics is not None:
+            self.metrics.publish(self.calls, self.counters)
         if self.calls.num_running and self.is_fully_idle():
             raise AssertionError(
                 f"idle, but {self.calls.num_running} calls are still accounted as running"

@@ -22,6 +22,7 @@ from sglang.srt.server_args import PortArgs, ServerArgs
 from autellix_sgl.config import ProgramArgs
 from autellix_sgl.core import CallStatistics, ProcessTable
 from autellix_sgl.runtime.identity import ANONYMOUS, Identity
+from autellix_sgl.runtime.metrics import TABLE_PERIOD_S, TableMetrics
 from autellix_sgl.runtime.wire import REPORT_KEY, CallReport, ProgramGenerateReqInput, ProgramTag
 
 # Where an identity is kept on SGLang's request object, from the endpoint to the send.
@@ -51,6 +52,9 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
             program_args.core_policy(),
             lease_s=program_args.lease_s,
             max_programs=program_args.max_programs,
+        )
+        self.program_metrics = (
+            TableMetrics(model=self.served_model_name) if self.enable_metrics else None
         )
 
     # -- in: from the endpoint to the scheduler -------------------------------------------------
@@ -141,6 +145,8 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
         )
         settle = self.table.abort if aborted else self.table.complete
         settle(rid, statistics=statistics, now=time.time(), engine=report.replica)
+        if self.program_metrics is not None:
+            self.program_metrics.observe(report)
         meta_info["program"] = {
             "id": call.program,
             "thread": call.thread,
@@ -168,11 +174,19 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
         super().auto_create_handle_loop()
         if starting:
             self.asyncio_tasks.add(self.event_loop.create_task(self._expire_leases()))
+            if self.program_metrics is not None:
+                publishing = self._publish_metrics(self.program_metrics)
+                self.asyncio_tasks.add(self.event_loop.create_task(publishing))
 
     async def _expire_leases(self) -> None:
         while True:
             await asyncio.sleep(self.program_args.lease_s / LEASE_CHECKS_PER_LEASE)
             self.table.expire(now=time.time())
+
+    async def _publish_metrics(self, metrics: TableMetrics) -> None:
+        while True:
+            metrics.publish(self.table.statistics())
+            await asyncio.sleep(TABLE_PERIOD_S)
 
 
 def identity_of(obj: GenerateReqInput) -> Identity:

@@ -1,4 +1,4 @@
-"""Fused operations for a loaded model: norm, rope, SwiGLU and products with few rows.
+"""The kernels for the rest of a loaded model: norm, rope, SwiGLU and matrix products.
 
 ``accelerate`` changes the instances of one model, by what SGLang offers for it: a fused operator
 calls its ``_forward_method``, which an instance may set, and a linear layer or LM head calls its
@@ -9,6 +9,7 @@ call a kernel cannot serve goes to SGLang's own method.
 from __future__ import annotations
 
 import logging
+import sys
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -31,17 +32,17 @@ logger = logging.getLogger(__name__)
 
 DTYPES = (torch.float32, torch.bfloat16)
 
-# Up to these many rows the kernel beats torch's product (measured on two Zen 5 cores: at the limit
-# 1.15x for bf16 and 1.5x for fp32 and more below). Without bf16 dot products it only saves traffic.
-MAX_ROWS = {torch.float32: 64, torch.bfloat16: 32}
-MAX_ROWS_WITHOUT_DOT = 4
+# Where the CPU has AMX tiles, torch's products with more rows than this beat the kernels', which
+# have vector instructions only. Without AMX the kernels take every product: alone on a machine they
+# run at 0.9 to 1x of torch's in bf16 and 2x in fp32, and on a busy one they do not stall (pool.h).
+MAX_ROWS_WITH_AMX = 24
 
 
 def accelerate(model: nn.Module, kernels: Kernels) -> None:
     """Put every module of *model* that a kernel can serve on it; the rest stays SGLang's."""
     counts: Counter[str] = Counter()
-    linear_method = FewRowsLinearMethod(kernels)
-    head_method = FewRowsHeadMethod(kernels)
+    linear_method = KernelLinearMethod(kernels)
+    head_method = KernelHeadMethod(kernels)
     for module in model.modules():
         forward = _fused_forward(module, kernels)
         if forward is not None:
@@ -170,22 +171,21 @@ def _has_rows(x: Tensor) -> bool:
     return x.dim() == 2 and x.stride(1) == 1 or x.is_contiguous()
 
 
-class FewRows:
-    """Chooses the kernel for a product with few rows, and torch for the rest."""
+class Products:
+    """Chooses between the kernel and torch for a product with unquantized weights."""
 
     def __init__(self, kernels: Kernels) -> None:
         super().__init__()
         self._linear = kernels.linear
-        self._max_rows = dict(MAX_ROWS)
-        if not kernels.bf16_dot:
-            self._max_rows[torch.bfloat16] = MAX_ROWS_WITHOUT_DOT
+        self._max_rows = MAX_ROWS_WITH_AMX if torch.cpu._is_amx_tile_supported() else sys.maxsize
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """x [rows, k] times weight [n, k] transposed, plus bias [n]."""
         served = (
             x.dim() == 2
-            and 0 < x.shape[0] <= self._max_rows.get(x.dtype, 0)
+            and 0 < x.shape[0] <= self._max_rows
             and x.dtype == weight.dtype
+            and x.dtype in DTYPES
             and x.stride(1) == 1
             and weight.is_contiguous()
             and (bias is None or bias.dtype == weight.dtype)
@@ -193,14 +193,14 @@ class FewRows:
         return self._linear(x, weight, bias) if served else linear(x, weight, bias)
 
 
-class FewRowsLinearMethod(FewRows, UnquantizedLinearMethod):  # type: ignore[misc]
+class KernelLinearMethod(Products, UnquantizedLinearMethod):  # type: ignore[misc]
     """A linear layer's product."""
 
     def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
         return self.product(x, layer.weight, bias)  # type: ignore[arg-type]
 
 
-class FewRowsHeadMethod(FewRows, UnquantizedEmbeddingMethod):  # type: ignore[misc]
+class KernelHeadMethod(Products, UnquantizedEmbeddingMethod):  # type: ignore[misc]
     """An LM head's product; SGLang's logits processor calls it for the rows it needs only.
 
     ``bias`` is not added, as upstream does not add it for an unquantized head.

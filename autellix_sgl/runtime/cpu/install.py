@@ -8,6 +8,7 @@ by a backend's *name* whether tensors may be handed to Triton, and know only ups
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from functools import partial, wraps
@@ -21,7 +22,11 @@ def install() -> None:
 
     Called in the main process before ServerArgs are parsed and in every scheduler process before
     its ModelRunner is built. Compiles and loads nothing: that happens when the backend is created.
+    Processes spawned from here on let an idle OpenMP thread sleep: the few operations of a step
+    that are still torch's (sampling) would otherwise keep one spinning for milliseconds after each,
+    on a core that the kernels, the tokenizer or a client could use.
     """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from sglang.srt.arg_groups.choices import (
         ATTENTION_BACKEND_CHOICES,
         add_attention_backend_choices,

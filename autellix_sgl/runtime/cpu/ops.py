@@ -55,11 +55,8 @@ class AttentionOps(Protocol):
 class Kernels(AttentionOps, Protocol):
     """The compiled kernels, which also have the fused operations."""
 
-    bf16_dot: bool
-    """Whether this CPU multiplies bf16 pairs; without it few-row bf16 products win little."""
-
     def linear(self, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
-        """x [m, k] times w [n, k] transposed, for few rows m."""
+        """x [m, k] times w [n, k] transposed, plus bias [n]."""
 
     def norm(self, x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> Tensor:
         """RMS norm of x, or of residual + x, which is then also written to ``residual``."""

@@ -177,9 +177,9 @@ struct Plan {
 Plan make_plan(const std::vector<QueryToken>& tokens, int64_t kv_heads) {
   int64_t keys = 0;
   for (const auto& token : tokens) keys += token.end_key - token.first_key;
-  const int64_t share = keys * kv_heads / (4 * at::get_num_threads());
-  const int64_t longest = at::get_num_threads() == 1 ? std::numeric_limits<int64_t>::max()
-                                                     : std::max(kMinPiece, share);
+  const int64_t threads = thread_count();
+  const int64_t longest = threads == 1 ? std::numeric_limits<int64_t>::max()
+                                       : std::max(kMinPiece, keys * kv_heads / (4 * threads));
   Plan plan;
   for (const auto& token : tokens) {
     const int64_t length = token.end_key - token.first_key;

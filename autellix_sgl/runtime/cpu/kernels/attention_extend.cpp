@@ -19,27 +19,25 @@ struct Task {
   int64_t begin, end;  // tokens of the segment
 };
 
-inline void widen(const float* from, float* to, int64_t n) { std::copy_n(from, n, to); }
-inline void widen(const BFloat16* from, BFloat16* to, int64_t n) { std::copy_n(from, n, to); }
-inline void widen(const BFloat16* from, float* to, int64_t n) {
-  for (int64_t i = 0; i < n; i += kLanes) load(from + i).store(to + i);
-}
-
 // packed[k, j] = unit k of key j: the transpose of the block, kKeys columns. Columns past `count`
 // (up to the next multiple of 16) are zero.
 template <typename T, typename O>
 void pack_keys(const Pool<T>& pool, int64_t head, const int32_t* slots, int64_t count, O* packed) {
-  const int64_t d = pool.head_size, units = d / kPerUnit<O>;
-  O* row = scratch<O, 11>(d);
-  int32_t* out = reinterpret_cast<int32_t*>(packed);
-  for (int64_t j = 0; j < (count + 15) / 16 * 16; ++j) {
-    if (j < count) {
-      widen(pool.key(slots[j], head), row, d);
-    } else {
-      std::memset(row, 0, d * sizeof(O));
+  const int64_t d = pool.head_size;
+  for (int64_t j = 0; j < count; j += 16) {
+    const int64_t columns = std::min<int64_t>(16, count - j);
+    const int32_t* rows[16];
+    for (int64_t r = 0; r < columns; ++r) {
+      const T* key = pool.key(slots[j + r], head);
+      if constexpr (std::is_same_v<T, O>) {
+        rows[r] = reinterpret_cast<const int32_t*>(key);
+      } else {
+        O* wide = scratch<O, 11>(16 * d) + r * d;
+        widen(key, wide, d);
+        rows[r] = reinterpret_cast<const int32_t*>(wide);
+      }
     }
-    const int32_t* unit = reinterpret_cast<const int32_t*>(row);
-    for (int64_t k = 0; k < units; ++k) out[k * kKeys + j] = unit[k];
+    pack_columns(rows, columns, d / kPerUnit<O>, reinterpret_cast<int32_t*>(packed) + j, kKeys);
   }
 }
 
@@ -52,18 +50,32 @@ void pack_values(const Pool<T>& pool, int64_t head, const int32_t* slots, int64_
   std::fill_n(packed + count * d, ((count + 15) / 16 * 16 - count) * d, 0.f);
 }
 
+inline void interleave(const BFloat16* even, const BFloat16* odd, BFloat16* out, int64_t n) {
+  int64_t c = 0;
+#if defined(CPU_CAPABILITY_AVX512)
+  for (; c + 16 <= n; c += 16) {
+    const auto wide = [&](const BFloat16* p) {
+      return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + c)));
+    };
+    const __m512i pairs = _mm512_or_si512(wide(even), _mm512_slli_epi32(wide(odd), 16));
+    _mm512_storeu_si512(out + 2 * c, pairs);
+  }
+#endif
+  for (; c < n; ++c) {
+    out[2 * c] = even[c];
+    out[2 * c + 1] = odd[c];
+  }
+}
+
 template <typename T>
 void pack_values(const Pool<T>& pool, int64_t head, const int32_t* slots, int64_t count,
                  BFloat16* packed) {
   const int64_t d = pool.head_size;
+  const BFloat16* const none = scratch<BFloat16, 14>(d);  // zeros
   for (int64_t j = 0; j < (count + 15) / 16 * 16; j += 2) {
-    const T* even = j < count ? pool.value(slots[j], head) : nullptr;
-    const T* odd = j + 1 < count ? pool.value(slots[j + 1], head) : nullptr;
-    BFloat16* out = packed + j * d;
-    for (int64_t c = 0; c < d; ++c) {
-      out[2 * c] = even ? even[c] : T(0);
-      out[2 * c + 1] = odd ? odd[c] : T(0);
-    }
+    const BFloat16* even = j < count ? pool.value(slots[j], head) : none;
+    const BFloat16* odd = j + 1 < count ? pool.value(slots[j + 1], head) : none;
+    interleave(even, odd, packed + j * d, d);
   }
 }
 

@@ -144,9 +144,14 @@ Tensor linear(const Tensor& x, const Tensor& w, const OptionalTensor& bias) {
   Tensor out = at::empty({x.size(0), w.size(0)}, x.options());
   dispatch(x, [&](auto zero) {
     using T = decltype(zero);
-    small_linear<T>({x.const_data_ptr<T>(), x.stride(0), w.const_data_ptr<T>(),
-                     bias ? bias->const_data_ptr<T>() : nullptr, out.mutable_data_ptr<T>(),
-                     x.size(0), w.size(0), x.size(1)});
+    const Linear<T> product{x.const_data_ptr<T>(), x.stride(0), w.const_data_ptr<T>(),
+                            bias ? bias->const_data_ptr<T>() : nullptr, out.mutable_data_ptr<T>(),
+                            x.size(0), w.size(0), x.size(1)};
+    if (product.m <= kFewRows<T> || product.k % 2 != 0) {
+      linear_few(product);
+    } else {
+      linear_tiled(product);
+    }
   });
   return out;
 }
@@ -217,7 +222,6 @@ void rotate(const Tensor& positions, const Tensor& q, const Tensor& k, const Ten
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   namespace k = autellix_cpu;
   const auto free = py::call_guard<py::gil_scoped_release>();
-  m.attr("bf16_dot") = bool(AUTELLIX_BF16_DOT);
   m.def("store_kv", &k::store_kv, free);
   m.def("decode", &k::decode, free);
   m.def("extend", &k::extend, free);

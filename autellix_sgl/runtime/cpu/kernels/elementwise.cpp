@@ -4,16 +4,14 @@
 namespace autellix_cpu {
 namespace {
 
-constexpr int64_t kParallelElements = 32768;  // below, waking another thread costs more
+constexpr int64_t kTaskElements = 16384;  // a task's worth of cheap work: some microseconds
 
 template <typename Body>
 void for_rows(int64_t rows, int64_t width, const Body& body) {
-  if (rows * width < kParallelElements) {
-    for (int64_t r = 0; r < rows; ++r) body(r);
-    return;
-  }
-  at::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) body(r);
+  const int64_t step = std::max<int64_t>(1, kTaskElements / width);
+  parallel_tasks((rows + step - 1) / step, [&](int64_t task) {
+    const int64_t end = std::min(rows, (task + 1) * step);
+    for (int64_t r = task * step; r < end; ++r) body(r);
   });
 }
 

@@ -5,8 +5,9 @@
 
 namespace autellix_cpu {
 
+// out[m, n] = sum_k x[m, k] * w[n, k] + bias[n]
 template <typename T>
-struct SmallLinear {
+struct Linear {
   const T* x;  // [m, k], rows x_stride apart
   int64_t x_stride;
   const T* w;     // [n, k]
@@ -15,8 +16,17 @@ struct SmallLinear {
   int64_t m, n, k;
 };
 
+// linear_few.cpp: few rows, bound by reading the weights.
 template <typename T>
-void small_linear(const SmallLinear<T>& p);
+void linear_few(const Linear<T>& p);
+
+// linear_tiled.cpp: many rows, bound by multiplying. k must be even for bf16.
+template <typename T>
+void linear_tiled(const Linear<T>& p);
+
+// Up to these many rows linear_few is the faster one.
+template <typename T>
+constexpr int64_t kFewRows = 24;
 
 // out = normalised x * weight, or, with a residual, residual += x first and its norm.
 template <typename T>

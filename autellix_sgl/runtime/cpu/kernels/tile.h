@@ -75,4 +75,50 @@ void multiply_strip(int64_t rows, const O* a, int64_t lda, const O* b, int64_t l
   }
 }
 
+// Transposes `count` <= 16 rows of contiguous units: out[k * ldb + j] = unit k of rows[j]. All 16
+// columns are written; those past `count` are zero.
+inline void pack_columns(const int32_t* const (&rows)[16], int64_t count, int64_t units,
+                         int32_t* out, int64_t ldb) {
+  int64_t k = 0;
+#if defined(CPU_CAPABILITY_AVX512)
+  for (; k + 16 <= units; k += 16) {
+    __m512i a[16], b[16];
+    for (int j = 0; j < 16; ++j)
+      a[j] = j < count ? _mm512_loadu_si512(rows[j] + k) : _mm512_setzero_si512();
+    for (int j = 0; j < 16; j += 2) {
+      b[j] = _mm512_unpacklo_epi32(a[j], a[j + 1]);
+      b[j + 1] = _mm512_unpackhi_epi32(a[j], a[j + 1]);
+    }
+    for (int j = 0; j < 16; j += 4) {  // a[j + i]: unit i of each 128-bit block, rows j .. j + 3
+      a[j] = _mm512_unpacklo_epi64(b[j], b[j + 2]);
+      a[j + 1] = _mm512_unpackhi_epi64(b[j], b[j + 2]);
+      a[j + 2] = _mm512_unpacklo_epi64(b[j + 1], b[j + 3]);
+      a[j + 3] = _mm512_unpackhi_epi64(b[j + 1], b[j + 3]);
+    }
+    for (int i = 0; i < 4; ++i) {
+      const __m512i low01 = _mm512_shuffle_i32x4(a[i], a[4 + i], 0x88);
+      const __m512i low23 = _mm512_shuffle_i32x4(a[8 + i], a[12 + i], 0x88);
+      const __m512i high01 = _mm512_shuffle_i32x4(a[i], a[4 + i], 0xDD);
+      const __m512i high23 = _mm512_shuffle_i32x4(a[8 + i], a[12 + i], 0xDD);
+      int32_t* at = out + (k + i) * ldb;
+      _mm512_storeu_si512(at, _mm512_shuffle_i32x4(low01, low23, 0x88));
+      _mm512_storeu_si512(at + 8 * ldb, _mm512_shuffle_i32x4(low01, low23, 0xDD));
+      _mm512_storeu_si512(at + 4 * ldb, _mm512_shuffle_i32x4(high01, high23, 0x88));
+      _mm512_storeu_si512(at + 12 * ldb, _mm512_shuffle_i32x4(high01, high23, 0xDD));
+    }
+  }
+#endif
+  for (; k < units; ++k)
+    for (int64_t j = 0; j < 16; ++j) out[k * ldb + j] = j < count ? rows[j][k] : 0;
+}
+
+// Copies n elements, widening bf16 where products are computed in fp32.
+inline void widen(const float* from, float* to, int64_t n) { std::copy_n(from, n, to); }
+inline void widen(const BFloat16* from, BFloat16* to, int64_t n) { std::copy_n(from, n, to); }
+inline void widen(const BFloat16* from, float* to, int64_t n) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) load(from + i).store(to + i);
+  for (; i < n; ++i) to[i] = static_cast<float>(from[i]);
+}
+
 }  // namespace autellix_cpu

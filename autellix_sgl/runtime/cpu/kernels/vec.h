@@ -5,17 +5,17 @@
 // directly (two products a lane, fp32 accumulation); everywhere else bf16 is widened first.
 #pragma once
 
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/cpu/vec/functional.h>
 #include <ATen/cpu/vec/vec.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <limits>
 #include <vector>
+
+#include "pool.h"
 
 #if defined(CPU_CAPABILITY_AVX512) && defined(__AVX512BF16__)
 #define AUTELLIX_BF16_DOT 1
@@ -88,21 +88,6 @@ inline void lane_sums16(const Vec (&acc)[16], float* out) {
 #else
   for (int i = 0; i < 16; ++i) out[i] = lane_sum(acc[i]);
 #endif
-}
-
-// Runs task(i) for i in [0, n) on ATen's threads; threads take the next index when they are free,
-// since tasks (requests, tiles) differ in cost. Serial inside another parallel region.
-template <typename Task>
-void parallel_tasks(int64_t n, const Task& task) {
-  const int64_t threads = std::min<int64_t>(n, at::get_num_threads());
-  if (threads <= 1 || at::in_parallel_region()) {
-    for (int64_t i = 0; i < n; ++i) task(i);
-    return;
-  }
-  std::atomic<int64_t> next{0};
-  at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
-    for (int64_t i = next++; i < n; i = next++) task(i);
-  });
 }
 
 // A per-thread buffer that only grows: kernels run thousands of times a second.

@@ -4,7 +4,6 @@
 // checkpoint has them (nothing is packed, so they can be updated, shared or tied), each is read
 // once for up to eight rows of x, and 16 dot products are reduced across their lanes together.
 #include "kernels.h"
-#include "tile.h"
 
 namespace autellix_cpu {
 namespace {
@@ -56,7 +55,7 @@ inline void dot_block(const T* const (&x)[kRows], const T* const (&w)[16 / kRows
 
 // Rows [row, row + rows) of out, columns [begin, end). Pointers past an edge repeat the last one.
 template <int kRows, typename T>
-void multiply_columns(const SmallLinear<T>& p, int64_t row, int64_t rows, int64_t begin,
+void multiply_columns(const Linear<T>& p, int64_t row, int64_t rows, int64_t begin,
                       int64_t end) {
   constexpr int kColumns = 16 / kRows;
   const T* x[kRows];
@@ -76,7 +75,7 @@ void multiply_columns(const SmallLinear<T>& p, int64_t row, int64_t rows, int64_
 }
 
 template <typename T>
-void multiply_task(const SmallLinear<T>& p, int64_t begin, int64_t end) {
+void multiply_task(const Linear<T>& p, int64_t begin, int64_t end) {
   for (int64_t row = 0; row < p.m; row += 8) {
     const int64_t rows = std::min<int64_t>(8, p.m - row);
     if (rows > 4) {
@@ -94,13 +93,13 @@ void multiply_task(const SmallLinear<T>& p, int64_t begin, int64_t end) {
 }  // namespace
 
 template <typename T>
-void small_linear(const SmallLinear<T>& p) {
+void linear_few(const Linear<T>& p) {
   parallel_tasks((p.n + kColumnsPerTask - 1) / kColumnsPerTask, [&](int64_t i) {
     multiply_task(p, i * kColumnsPerTask, std::min(p.n, (i + 1) * kColumnsPerTask));
   });
 }
 
-template void small_linear(const SmallLinear<float>&);
-template void small_linear(const SmallLinear<BFloat16>&);
+template void linear_few(const Linear<float>&);
+template void linear_few(const Linear<BFloat16>&);
 
 }  // namespace autellix_cpu

@@ -1,0 +1,1 @@
+"""Measurements on real engines; each module is a command."""

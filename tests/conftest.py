@@ -1,0 +1,15 @@
+"""Fixtures shared by all tests. A test that starts a server is marked ``engine``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.engine.tiny_model import build_tiny_model
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-layer Llama with the default model's tokenizer; its weights are dummies."""
+    return build_tiny_model(tmp_path_factory.mktemp("tiny-model"))

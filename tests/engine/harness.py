@@ -1,0 +1,169 @@
+"""Real servers for tests: started as a user starts them, watched through their log."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+READY = "autellix_sgl is ready at"
+START_TIMEOUT_S = 240.0
+
+# One unit of service a step, whatever it computes: what a call costs is what it was forced to do.
+UNIT_COST = {"base_ms": 1.0}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class Server:
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def get(self, path: str, **kwargs: Any) -> httpx.Response:
+        return httpx.get(self.url + path, timeout=60, **kwargs)
+
+    def post(self, path: str, body: Any, **kwargs: Any) -> httpx.Response:
+        return httpx.post(self.url + path, json=body, timeout=300, **kwargs)
+
+    def generate(self, body: Mapping[str, Any]) -> Any:
+        response = self.post("/generate", dict(body))
+        response.raise_for_status()
+        return response.json()
+
+    def state(self) -> dict[str, Any]:
+        """The first replica's scheduling state."""
+        state: dict[str, Any] = self.get("/server_info").json()["internal_states"][0]["program"]
+        return state
+
+    def wait_until(self, what: str, condition: Any, timeout_s: float = 60.0) -> Any:
+        """Poll *condition* until it is true; the message says *what* was waited for."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            value = condition()
+            if value:
+                return value
+            time.sleep(0.05)
+        raise AssertionError(f"not within {timeout_s:g} s: {what}\n{self.tail()}")
+
+    def wait_until_idle(self) -> dict[str, Any]:
+        """Until no call waits, runs or holds a lock in the tree; returns the state."""
+
+        def idle() -> dict[str, Any] | None:
+            state = self.state()
+            busy = state["waiting"] or state["running"] or state["locked_tokens"]
+            return None if busy else state
+
+        state: dict[str, Any] = self.wait_until("an idle scheduler", idle)
+        return state
+
+    def programs(self) -> dict[str, dict[str, Any]]:
+        page = self.get("/v1/programs", params={"limit": 1000}).json()
+        return {program["id"]: program for program in page["data"]}
+
+    def tail(self, lines: int = 40) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+
+def command(*flags: str) -> list[str]:
+    return [sys.executable, "-m", "autellix_sgl.launch_server", *flags]
+
+
+def cost_file(folder: Path, model: Mapping[str, float] = UNIT_COST) -> str:
+    path = folder / "cost.json"
+    path.write_text(json.dumps(model), encoding="utf-8")
+    return str(path)
+
+
+@contextmanager
+def running_server(
+    folder: Path,
+    flags: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cost: Mapping[str, float] | None = UNIT_COST,
+) -> Iterator[Server]:
+    """Start a server on a free port, wait until it answers, and stop it whatever happens.
+
+    ``SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY`` makes SGLang check every step that no KV leaked.
+    On leaving, the server must still be alive: its scheduler dies on a failed check.
+    """
+    port = free_port()
+    log = folder / f"server-{port}.log"
+    cost_flags = [] if cost is None else ["--program-cost-model", cost_file(folder, cost)]
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command("--port", str(port), *cost_flags, *flags),
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, "SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1", **(env or {})},
+        )
+    server = Server(f"http://127.0.0.1:{port}", process, log)
+    try:
+        wait_for_ready(server)
+        yield server
+        assert server.alive(), f"the server died:\n{server.tail()}"
+    finally:
+        stop(process)
+
+
+def wait_for_ready(server: Server) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while READY not in server.log.read_text(errors="replace"):
+        if not server.alive():
+            raise AssertionError(f"the server did not start:\n{server.tail()}")
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not ready within {START_TIMEOUT_S:g} s:\n{server.tail()}")
+        time.sleep(0.1)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End the server and every process of its session."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait(timeout=30)
+
+
+def tiny_flags(model: Path, *, slots: int, tokens: int = 32768) -> list[str]:
+    """Flags for the tiny model in fp32, so that batch composition changes no greedy token."""
+    return [
+        "--model-path",
+        str(model),
+        "--load-format",
+        "dummy",
+        "--dtype",
+        "float32",
+        "--context-length",
+        "4096",
+        "--max-total-tokens",
+        str(tokens),
+        "--max-running-requests",
+        str(slots),
+    ]
+
+
+def generation(tokens: int, **more: Any) -> dict[str, Any]:
+    """Sampling parameters for exactly *tokens* greedy tokens."""
+    return {"max_new_tokens": tokens, "ignore_eos": True, "temperature": 0.0, **more}

@@ -1,0 +1,125 @@
+"""Starts that must fail say why in one line; the stock policy is SGLang's own."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+from tests.engine.harness import command, generation, running_server, tiny_flags
+
+pytestmark = pytest.mark.engine
+
+
+def failed_start(*flags: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run the server with *flags* that keep it from starting."""
+    return subprocess.run(
+        command(*flags), capture_output=True, text=True, timeout=timeout_s, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--program-policy", "lottery"], "--program-policy"),
+        (["--program-levels", "0"], "--program-levels"),
+        (["--program-levels", "many"], "--program-levels"),
+        (["--program-first-quantum-ms", "-5"], "--program-first-quantum-ms"),
+        (["--program-first-quantum-ms", "nan"], "--program-first-quantum-ms"),
+        (["--program-quantum-growth", "0.5"], "--program-quantum-growth"),
+        (["--program-starvation-ratio", "-1"], "--program-starvation-ratio"),
+        (["--program-schedule-interval", "0"], "--program-schedule-interval"),
+        (["--program-lease-s", "0"], "--program-lease-s"),
+        (["--program-max-programs", "-3"], "--program-max-programs"),
+        (["--program-cost-model", "/nonexistent.json"], "--program-cost-model"),
+        (["--pp-size", "2"], "--pp-size"),
+        (["--enable-priority-scheduling"], "--enable-priority-scheduling"),
+        (["--disable-radix-cache"], "--disable-radix-cache"),
+        (["--schedule-policy", "hrrn"], "--schedule-policy"),
+        (["--tokenizer-worker-num", "2"], "--tokenizer-worker-num"),
+    ],
+)
+def test_a_start_that_makes_no_sense_names_the_flag(
+    flags: list[str], named: str, tiny_model: Path
+) -> None:
+    """Non-zero exit, and the last line names the flag at fault."""
+    result = failed_start(*tiny_flags(tiny_model, slots=2), *flags)
+    assert result.returncode != 0
+    assert named in result.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in result.stderr
+
+
+def test_an_occupied_port_is_said_at_once() -> None:
+    """Before any slow import, with the port in the line."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        result = failed_start("--port", port, timeout_s=30)
+    assert result.returncode == 1
+    assert port in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_an_unknown_sglang_stops_the_start(tiny_model: Path, tmp_path: Path) -> None:
+    """A changed upstream definition: the patch, the symbol and both versions are named."""
+    script = (
+        "import sys\n"
+        "from autellix_sgl.patches import fingerprint\n"
+        "target = 'sglang.srt.managers.scheduler:Scheduler.run_batch'\n"
+        "expected = {**fingerprint.recorded(), target: 'something else'}\n"
+        "fingerprint.recorded = lambda: expected\n"
+        "from autellix_sgl.launch_server import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script, *tiny_flags(tiny_model, slots=2)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 1
+    last = result.stderr.strip().splitlines()[-1]
+    for part in ("scheduler_class", "Scheduler.run_batch", "0.5.21"):
+        assert part in last
+
+
+def test_the_stock_policy_is_sglangs_own_scheduler(tiny_model: Path, tmp_path: Path) -> None:
+    """--program-policy none: no program state, no program routes, no field in the response."""
+    flags = [*tiny_flags(tiny_model, slots=2), "--program-policy", "none"]
+    with running_server(tmp_path, flags) as server:
+        output = server.generate({"text": "Hello", "sampling_params": generation(4)})
+        assert "program" not in output["meta_info"]
+        assert "program" not in server.get("/server_info").json()["internal_states"][0]
+        assert server.get("/v1/programs").status_code == 404
+
+
+def test_being_installed_changes_nothing_of_sglang() -> None:
+    """No plugin entry point, and a process that imports sglang gets its own classes."""
+    assert not [
+        point
+        for point in entry_points(group="sglang.srt.plugins")
+        if point.value.startswith("autellix_sgl")
+    ]
+    script = (
+        "import autellix_sgl.runtime\n"  # what this machine needs to import sglang at all
+        "from sglang.srt.managers import io_struct, scheduler\n"
+        "assert scheduler.Scheduler.__module__ == 'sglang.srt.managers.scheduler'\n"
+        "assert not any('autellix' in t.__module__ for t in io_struct._all_types)\n"
+        "print('stock')\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=os.environ,
+    )
+    assert result.stdout.strip().endswith("stock"), result.stderr

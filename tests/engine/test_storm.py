@@ -1,0 +1,149 @@
+"""Nothing is lost under preemption: 200 calls of 40 programs over 4 slots, with tiny quanta."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.engine.harness import generation, running_server, tiny_flags
+from tests.engine.storm import LONG, Outcome, storm
+
+pytestmark = pytest.mark.engine
+
+QUANTA = [
+    "--program-policy",
+    "plas",
+    "--program-levels",
+    "12",
+    "--program-first-quantum-ms",
+    "4",
+    "--program-quantum-growth",
+    "1.3",
+    "--program-schedule-interval",
+    "2",
+    "--program-starvation-ratio",
+    "0",
+]
+
+OLD = {"program": {"id": "old"}}
+
+MODES: dict[str, tuple[list[str], dict[str, str]]] = {
+    "overlap": ([], {}),
+    "no-overlap": (["--disable-overlap-schedule"], {}),
+    "page-16": (["--page-size", "16"], {}),
+    "chunked-64": (["--chunked-prefill-size", "64"], {}),
+    "mixed-chunk": (["--chunked-prefill-size", "64", "--enable-mixed-chunk"], {}),
+    "tp-2": (["--tp-size", "2"], {"SGLANG_CPU_OMP_THREADS_BIND": "0|1"}),
+    "lpm": (["--schedule-policy", "lpm"], {}),
+}
+
+
+@pytest.fixture(scope="module")
+def reference(
+    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[tuple[int, int], list[int]]]:
+    """The same calls with a slot for each program: nobody waits, nobody is preempted."""
+    folder = tmp_path_factory.mktemp("reference")
+    flags = [*tiny_flags(tiny_model, slots=48, tokens=65536), "--program-policy", "fcfs"]
+    with running_server(folder, flags) as server:
+        outcomes = storm(server)
+        assert all(o.meta["program"]["preemptions"] == 0 for o in outcomes)
+    yield {(o.program, o.call): o.tokens for o in outcomes}
+
+
+def check_complete(outcomes: list[Outcome]) -> None:
+    """Every call returned what it asked for, and its streamed text only ever grew."""
+    for o in outcomes:
+        assert len(o.tokens) == o.asked == o.meta["completion_tokens"]
+        for earlier, later in zip(o.chunks, o.chunks[1:], strict=False):
+            assert later.startswith(earlier)
+        if o.chunks:
+            assert o.chunks[-1] == o.text
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_call_survives_its_preemptions(
+    mode: str, tiny_model: Path, tmp_path: Path, reference: dict[tuple[int, int], list[int]]
+) -> None:
+    """Full length, consistent streams, the same greedy tokens as without preemption, no leak."""
+    flags, env = MODES[mode]
+    with running_server(
+        tmp_path, [*tiny_flags(tiny_model, slots=4), *QUANTA, *flags], env=env
+    ) as server:
+        outcomes = storm(server)
+        state = server.wait_until_idle()
+    check_complete(outcomes)
+    long = [o for o in outcomes if o.asked >= LONG]
+    preempted = [o.meta["program"]["preemptions"] for o in long]
+    same = sum(o.tokens == reference[o.program, o.call] for o in outcomes)
+    print(
+        f"{mode}: {sum(preempted)} preemptions of {len(long)} long calls, "
+        f"{same}/{len(outcomes)} greedy outputs as without preemption, "
+        f"{state['counters']['recomputed_tokens']:.0f} tokens recomputed, "
+        f"{state['counters']['parked_prefills']:.0f} prefills parked"
+    )
+    assert sum(preempted) >= 2 * len(long)
+    assert same == len(outcomes)
+
+def test_a_preemption_costs_one_short_prefill(tiny_model: Path, tmp_path: Path) -> None:
+    """With room for all KV, a call comes back computing at most page size + 1 tokens."""
+    page = 16
+    flags = [*tiny_flags(tiny_model, slots=4, tokens=65536), *QUANTA, "--page-size", str(page)]
+    with running_server(tmp_path, flags) as server:
+        outcomes = storm(server)
+    for o in outcomes:
+        report = o.meta["program"]
+        assert report["recomputed_tokens"] <= report["preemptions"] * (page + 1)
+
+
+def test_a_long_prefill_steps_aside_for_a_better_call(tiny_model: Path, tmp_path: Path) -> None:
+    """An old program's prompt of 50 chunks is parked, and the fresh call overtakes it.
+
+    What was prefilled stays in the tree: the chunks before the park are not computed again.
+    """
+    flags = [*tiny_flags(tiny_model, slots=4), *QUANTA, "--chunked-prefill-size", "64"]
+    prompt = list(range(1000, 1000 + 3200))
+    with running_server(tmp_path, flags) as server, ThreadPoolExecutor(1) as pool:
+        server.generate({"input_ids": [5] * 8, "sampling_params": generation(200), **OLD})
+        long = pool.submit(
+            server.generate, {"input_ids": prompt, "sampling_params": generation(4), **OLD}
+        )
+        while not long.done():
+            server.generate({"input_ids": [9] * 8, "sampling_params": generation(4)})
+        report = long.result()["meta_info"]
+        state = server.wait_until_idle()
+    print(f"parked {state['counters']['parked_prefills']:.0f} times, {report['program']}")
+    assert state["counters"]["parked_prefills"] > 0
+    assert report["completion_tokens"] == 4
+    # Computed again: what was left of the prompt each time, but never the whole of it twice.
+    assert report["program"]["recomputed_tokens"] < len(prompt)
+
+
+def test_clients_that_go_away_leave_nothing_behind(tiny_model: Path, tmp_path: Path) -> None:
+    """Aborted while waiting, running, preempted or parked: no call, no KV and no lock remains."""
+    flags = [*tiny_flags(tiny_model, slots=4), *QUANTA, "--chunked-prefill-size", "64"]
+    with running_server(tmp_path, flags) as server:
+        outcomes = storm(server, aborting=24)
+        check_complete(outcomes)
+        state = server.wait_until_idle()
+        programs = server.programs()
+        assert state["calls_per_level"] == [0] * 12
+        assert all(not program["active_calls"] for program in programs.values())
+        assert not any(name.startswith("storm-") for name in programs)
+        aborted = sum(program["calls_aborted"] for program in programs.values())
+        print(f"{aborted} calls aborted, {state['counters']['preemptions']:.0f} preemptions")
+        assert aborted > 0
+
+
+def test_memory_pressure_preempts_instead_of_losing(tiny_model: Path, tmp_path: Path) -> None:
+    """A pool that holds a fraction of the running calls' KV: they take turns, all complete."""
+    flags = [*tiny_flags(tiny_model, slots=16, tokens=2048), *QUANTA]
+    with running_server(tmp_path, flags) as server:
+        outcomes = storm(server)
+        state = server.wait_until_idle()
+    check_complete(outcomes)
+    print(f"{state['counters']}")
+    assert state["counters"]["retractions"] + state["counters"]["preemptions"] > 0
