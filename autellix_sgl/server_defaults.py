@@ -24,6 +24,9 @@ MIN_POOL_TOKENS = 4_096
 UNKNOWN_KV_BYTES_PER_TOKEN = 131_072
 BYTES_PER_VALUE = 2
 
+# Stands for the value of a flag that has none.
+SWITCH = ""
+
 RUNNING_CALLS_PER_CORE = 8
 MAX_RUNNING_CALLS = 64
 
@@ -48,6 +51,7 @@ def server_defaults(user_argv: Sequence[str]) -> list[str]:
         for flag, value in defaults.items()
         if flag_value(user_argv, flag) is None
         for word in (flag, value)
+        if word != SWITCH
     ]
 
 
@@ -70,6 +74,8 @@ def _cpu_defaults(model: Path) -> dict[str, str]:
         "--device": "cpu",
         "--attention-backend": "torch_native",
         "--sampling-backend": "pytorch",
+        # Otherwise an idle scheduler polls its sockets with a core that the model could use.
+        "--sleep-on-idle": SWITCH,
         "--lora-backend": "torch_native",
         "--max-total-tokens": str(_pool_tokens(config)),
         "--max-running-requests": str(_running_calls()),

@@ -149,8 +149,8 @@ class TorchvisionOperators(importlib.abc.MetaPathFinder):
     def find_spec(
         self,
         fullname: str,
-        path: Sequence[str] | None = None,  # noqa: ARG002 (the signature is importlib's)
-        target: types.ModuleType | None = None,  # noqa: ARG002
+        path: Sequence[str] | None = None,
+        target: types.ModuleType | None = None,
     ) -> None:
         """Declare the operators before ``torchvision`` is found by the next finder."""
         if fullname == "torchvision":

@@ -216,31 +216,22 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
         """Upstream's admission, over the head of the queue instead of the whole of it."""
         queue = self.waiting_queue
         free_slots = self._free_slots(running_batch)
-        window = queue.head(max(free_slots, 0) + self._spare_candidates)
-        self.waiting_queue = list(window)
+        window = queue.window(max(free_slots, 0) + self._spare_candidates)
+        self.waiting_queue = window
         try:
             plan = super().get_new_batch_prefill(running_batch)
         finally:
             left, self.waiting_queue = self.waiting_queue, queue
-        self._settle_admission(window, left)
+        still_waiting = {id(req) for req in left}
+        for req in window.offered:
+            if id(req) not in still_waiting:
+                queue.admit(req)
+                self._count_recomputed(req)
+        admitted = len(window.offered) - len(left)
         self._refused_for_memory = (
-            bool(left)
-            and free_slots > len(window) - len(left)
-            and plan.running_batch.batch_is_full
+            bool(left) and free_slots > admitted and plan.running_batch.batch_is_full
         )
         return plan
-
-    def _settle_admission(self, window: list[Req], left: list[Req]) -> None:
-        """Move what upstream admitted out of the queue, and in what it queued meanwhile."""
-        still_waiting = {id(req) for req in left}
-        for req in window:
-            if id(req) not in still_waiting:
-                self.waiting_queue.admit(req)
-                self._count_recomputed(req)
-        offered = {id(req) for req in window}
-        for req in left:
-            if id(req) not in offered:  # its grammar became ready during the pass
-                self.waiting_queue.append(req)
 
     def _count_recomputed(self, req: Req) -> None:
         """After a preemption, count the tokens that have to be computed a second time."""

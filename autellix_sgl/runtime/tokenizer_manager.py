@@ -72,7 +72,8 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
         self, obj: GenerateReqInput | EmbeddingReqInput, request: Request | None = None
     ) -> None:
         super()._init_req_state(obj, request)
-        if isinstance(obj, GenerateReqInput) and not obj.is_single:
+        # Upstream's copies for parallel sampling are single and have never been normalised.
+        if isinstance(obj, GenerateReqInput) and not getattr(obj, "is_single", True):
             whole = identity_of(obj).or_own(obj.rid[0])
             for index in range(len(obj.rid)):
                 setattr(obj[index], IDENTITY_ATTRIBUTE, whole.for_prompt(index))

@@ -15,8 +15,8 @@ class WaitingCalls:
 
     Only the parts of a list that SGLang uses outside admission: append, pop, length, iteration and
     indexing, all in scheduling order. Appending an unknown request is its arrival, appending a
-    known one puts it back; popping is an abort. During admission the scheduler swaps a short plain
-    list in (see ``ProgramScheduler``), so upstream never walks the whole queue.
+    known one puts it back; popping is an abort. During admission the scheduler swaps a short
+    :class:`AdmissionWindow` in, so upstream never walks the whole queue.
     """
 
     def __init__(self, calls: CallScheduler, stamps: Mapping[str, CallStamp]) -> None:
@@ -61,5 +61,24 @@ class WaitingCalls:
         except StopIteration:
             raise IndexError(index) from None
 
-    def __contains__(self, request: object) -> bool:
-        return isinstance(request, Req) and self._requests.get(request.rid) is request
+    def window(self, limit: int) -> AdmissionWindow:
+        """The head of the queue as the plain list that upstream's admission walks."""
+        return AdmissionWindow(self, limit)
+
+
+class AdmissionWindow(list[Req]):
+    """The best waiting requests, for one admission pass. ``offered`` is all it ever held.
+
+    Upstream may append while it walks (a request whose grammar has just been compiled): that is an
+    arrival like any other, and a candidate of this pass.
+    """
+
+    def __init__(self, queue: WaitingCalls, limit: int) -> None:
+        super().__init__(queue.head(limit))
+        self.offered = list(self)
+        self._queue = queue
+
+    def append(self, request: Req) -> None:
+        self._queue.append(request)
+        self.offered.append(request)
+        super().append(request)

@@ -72,7 +72,11 @@ class QuantileTable:
         values = [v for _, v in self.points]
         if len(self.points) < 2 or probabilities[0] != 0 or probabilities[-1] != 1:
             raise ConfigError("quantiles: the first probability must be 0 and the last 1")
-        if probabilities != sorted(set(probabilities)) or values != sorted(values) or values[0] <= 0:
+        if (
+            probabilities != sorted(set(probabilities))
+            or values != sorted(values)
+            or values[0] <= 0
+        ):
             raise ConfigError("quantiles: probabilities must increase, values be positive and rise")
 
     def at(self, probability: float) -> float:

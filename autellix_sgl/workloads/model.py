@@ -138,7 +138,9 @@ class ProgramTrace:
                 (f"{self.id}/{call.extends}/output", 0, parent.output_tokens),
             ]
             head = _first(whole, call.shared_tokens)
-        return [p for p in (*head, (f"{self.id}/{index}/prompt", 0, call.new_tokens)) if p[2] > p[1]]
+        return [
+            p for p in (*head, (f"{self.id}/{index}/prompt", 0, call.new_tokens)) if p[2] > p[1]
+        ]
 
 
 def _first(pieces: Sequence[tuple[str, int, int]], tokens: int) -> list[tuple[str, int, int]]:

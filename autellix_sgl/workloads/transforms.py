@@ -46,9 +46,7 @@ def with_interrupts(program: ProgramTrace, factor: float) -> ProgramTrace:
         raise ConfigError(f"interrupts: the factor must be >= 0, got {factor}")
     if factor == 1:
         return program
-    return replace(
-        program, calls=tuple(_with_interrupt(call, factor) for call in program.calls)
-    )
+    return replace(program, calls=tuple(_with_interrupt(call, factor) for call in program.calls))
 
 
 def _with_interrupt(call: TracedCall, factor: float) -> TracedCall:

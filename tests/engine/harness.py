@@ -3,38 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-READY = "autellix_sgl is ready at"
-START_TIMEOUT_S = 240.0
+from bench.servers import RunningServer, server_process
 
 # One unit of service a step, whatever it computes: what a call costs is what it was forced to do.
 UNIT_COST = {"base_ms": 1.0}
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@dataclass(frozen=True)
-class Server:
-    url: str
-    process: subprocess.Popen[bytes]
-    log: Path
+class Server(RunningServer):
+    """A running server and the questions tests ask it."""
 
     def get(self, path: str, **kwargs: Any) -> httpx.Response:
         return httpx.get(self.url + path, timeout=60, **kwargs)
@@ -77,16 +61,6 @@ class Server:
         page = self.get("/v1/programs", params={"limit": 1000}).json()
         return {program["id"]: program for program in page["data"]}
 
-    def tail(self, lines: int = 40) -> str:
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
-
-    def alive(self) -> bool:
-        return self.process.poll() is None
-
-
-def command(*flags: str) -> list[str]:
-    return [sys.executable, "-m", "autellix_sgl.launch_server", *flags]
-
 
 def cost_file(folder: Path, model: Mapping[str, float] = UNIT_COST) -> str:
     path = folder / "cost.json"
@@ -107,43 +81,12 @@ def running_server(
     ``SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY`` makes SGLang check every step that no KV leaked.
     On leaving, the server must still be alive: its scheduler dies on a failed check.
     """
-    port = free_port()
-    log = folder / f"server-{port}.log"
     cost_flags = [] if cost is None else ["--program-cost-model", cost_file(folder, cost)]
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            command("--port", str(port), *cost_flags, *flags),
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env={**os.environ, "SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1", **(env or {})},
-        )
-    server = Server(f"http://127.0.0.1:{port}", process, log)
-    try:
-        wait_for_ready(server)
+    strict = {"SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1", **(env or {})}
+    with server_process(folder, [*cost_flags, *flags], env=strict) as running:
+        server = Server(running.url, running.process, running.log)
         yield server
         assert server.alive(), f"the server died:\n{server.tail()}"
-    finally:
-        stop(process)
-
-
-def wait_for_ready(server: Server) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while READY not in server.log.read_text(errors="replace"):
-        if not server.alive():
-            raise AssertionError(f"the server did not start:\n{server.tail()}")
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not ready within {START_TIMEOUT_S:g} s:\n{server.tail()}")
-        time.sleep(0.1)
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """End the server and every process of its session."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    process.wait(timeout=30)
 
 
 def tiny_flags(model: Path, *, slots: int, tokens: int = 32768) -> list[str]:

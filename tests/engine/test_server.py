@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -307,21 +307,19 @@ def test_log_probabilities_come_with_every_token(server: Server) -> None:
 
 def test_structured_output_keeps_to_its_grammar(server: Server) -> None:
     """xgrammar constrains a call of a program as any other; it waits for its grammar, then runs."""
-    schema = {
-        "type": "object",
-        "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 9}},
-        "required": ["n"],
-        "additionalProperties": False,
-    }
-    body = {
-        "text": PROMPT,
-        "sampling_params": {"max_new_tokens": 64, "json_schema": json.dumps(schema)},
-        "program": {"id": "grammar"},
-    }
+    patterns = [f"{digit}[0-9]{{3}}-[a-f]{{2}}" for digit in range(8)]
+    bodies = [
+        {
+            "text": PROMPT,
+            "sampling_params": {"max_new_tokens": 64, "regex": pattern},
+            "program": {"id": "grammar"},
+        }
+        for pattern in patterns
+    ]
     with ThreadPoolExecutor(8) as pool:
-        outputs = list(pool.map(server.generate, [body] * 8))
-    for output in outputs:
-        assert 0 <= json.loads(output["text"])["n"] <= 9
+        outputs = list(pool.map(server.generate, bodies))
+    for pattern, output in zip(patterns, outputs, strict=True):
+        assert re.fullmatch(pattern, output["text"])
     assert server.get("/v1/programs/grammar").json()["calls_completed"] == 8
 
 

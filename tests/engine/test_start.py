@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.harness import command, generation, running_server, tiny_flags
+from bench.servers import command
+from tests.engine.harness import generation, running_server, tiny_flags
 
 pytestmark = pytest.mark.engine
 

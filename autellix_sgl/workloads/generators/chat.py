@@ -41,7 +41,5 @@ def chat(rng: Random, program_id: str) -> ProgramTrace:
         _turn.count(rng), _answer.count(rng), system="chat", system_tokens=SYSTEM_TOKENS
     )
     for _ in range(_calls.count(rng) - 1):
-        last = program.extend(
-            last, _turn.count(rng), _answer.count(rng), interrupt=human_wait(rng)
-        )
+        last = program.extend(last, _turn.count(rng), _answer.count(rng), interrupt=human_wait(rng))
     return program.build()

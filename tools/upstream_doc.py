@@ -1,0 +1,123 @@
+"""Write ``docs/upstream.md`` from the patches' own records, or check that it is what they say.
+
+    python tools/upstream_doc.py --write
+    python tools/upstream_doc.py --check      exit 1 if the file is stale
+
+Nothing of sglang is imported: the records name definitions, they do not hold them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from autellix_sgl.patches.fingerprint import SGLANG_VERSION
+from autellix_sgl.patches.inventory import PATCHES, relied_on
+from autellix_sgl.patches.record import Patch
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "upstream.md"
+
+INTRODUCTION = """\
+# What we rely on in SGLang
+
+*Written by `tools/upstream_doc.py` from the records in `patches/`; do not edit it by hand.*
+
+This package runs on SGLang {version}, and on no other version: what it overrides is not a public
+interface. For a change of behaviour the first rung that reaches is taken:
+
+1. a field of the request,
+2. a flag of the server,
+3. a registry of SGLang's,
+4. a subclass that calls `super()`,
+5. a hook around one method,
+6. a patch.
+
+A method's body is never copied. Everything relied on is listed here and fingerprinted: a hash of
+its source is kept in `patches/fingerprints.json`. A server checks the version and all fingerprints
+before it starts, and each scheduler process proves that its patches are in place; otherwise the
+start fails and names the patch, the definition and the two versions. The way out is
+`--program-policy none`, which is SGLang's own scheduler, or the pinned version.
+
+`python -m autellix_sgl.doctor` shows the same for an installation, and with `--url` for every
+process of a running server.
+
+To move to another version of SGLang: change `SGLANG_VERSION` in `patches/fingerprint.py`, run
+`python -m autellix_sgl.patches.fingerprint` to see which definitions changed, read those, adapt
+what relies on them, take the fingerprints anew with `--write`, and run this tool and all tests.
+"""
+
+SEAMS = "Reached by subclassing, by a launcher argument or by a registration:"
+
+
+def document() -> str:
+    """The whole text of the file."""
+    patched = dict.fromkeys(target for patch in PATCHES for target in _definitions(patch))
+    seams = [target for target in relied_on() if target not in patched]
+    parts = [
+        INTRODUCTION.format(version=SGLANG_VERSION),
+        f"## Patches\n\n{_overview(PATCHES)}\n",
+        *(_section(patch) for patch in PATCHES),
+        f"## Relied on without a patch\n\n{SEAMS}\n\n{_by_module(seams)}\n",
+    ]
+    return "\n".join(parts)
+
+
+def _overview(patches: Iterable[Patch]) -> str:
+    rows = [
+        (f"[{p.name}](#{p.name})", p.kind, p.since, p.upstream, str(len(_definitions(p))))
+        for p in patches
+    ]
+    return _table(("patch", "kind", "since", "upstream", "definitions"), rows)
+
+
+def _section(patch: Patch) -> str:
+    fields = [
+        ("target", f"`{patch.target}`"),
+        ("kind", patch.kind),
+        ("reason", patch.reason),
+        ("upstream", patch.upstream),
+        ("remove when", patch.remove_when),
+        ("since", f"SGLang {patch.since}"),
+    ]
+    depends = f"What it depends on besides its target:\n\n{_by_module(patch.depends)}\n"
+    return f"### {patch.name}\n\n{_table(('field', 'value'), fields)}\n\n{depends}"
+
+
+def _definitions(patch: Patch) -> list[str]:
+    return list(dict.fromkeys((patch.target, *patch.depends)))
+
+
+def _by_module(targets: Iterable[str]) -> str:
+    """One line a module, with the definitions in it."""
+    modules: dict[str, list[str]] = {}
+    for target in targets:
+        module, _, definition = target.partition(":")
+        modules.setdefault(module, []).append(f"`{definition}`")
+    return "\n".join(f"- `{module}`: {', '.join(names)}" for module, names in modules.items())
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python tools/upstream_doc.py", description=__doc__)
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--write", action="store_true", help="write docs/upstream.md")
+    action.add_argument("--check", action="store_true", help="exit 1 if docs/upstream.md is stale")
+    args = parser.parse_args(argv)
+    if args.write:
+        DOCUMENT.write_text(document(), encoding="utf-8")
+        return 0
+    if DOCUMENT.is_file() and DOCUMENT.read_text(encoding="utf-8") == document():
+        return 0
+    sys.stderr.write("docs/upstream.md is stale: run `python tools/upstream_doc.py --write`\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
