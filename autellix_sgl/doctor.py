@@ -118,16 +118,19 @@ def _check_torch() -> Check:
 
 
 def _check_cpu_attention() -> Check:
-    """Which attention a server without a GPU can have; what it does have is in its log."""
+    """Which attention the launcher takes on this machine if no flag says otherwise."""
     from autellix_sgl.runtime.cpu import BACKEND_NAME
-    from autellix_sgl.runtime.platform import uses_cpu_engine
+    from autellix_sgl.server_defaults import flag_value, server_defaults
 
-    if not uses_cpu_engine():
+    backend = flag_value(server_defaults(["--model-path", "any"]), "--attention-backend")
+    if backend is None:
         return Check("CPU attention", None, "not needed beside a GPU")
+    if backend != BACKEND_NAME:
+        return Check("CPU attention", None, f"SGLang's {backend}")
     compiler = os.environ.get("CXX", "c++")
     if shutil.which(compiler) is None:
-        return Check("CPU attention", None, f"{BACKEND_NAME}, in torch: no C++ compiler, so slower")
-    return Check("CPU attention", True, f"{BACKEND_NAME}, compiled with {compiler} at first use")
+        return Check("CPU attention", None, f"{backend} in torch, slower: no C++ compiler here")
+    return Check("CPU attention", True, f"{backend}, compiled with {compiler} at first use")
 
 
 def _check_default_model() -> Check:

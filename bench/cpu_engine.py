@@ -213,16 +213,17 @@ def measure_speed(ours: Server, other: Server, rounds: int) -> list[dict[str, An
     samples: dict[str, list[tuple[float, float]]] = {workload.name: [] for workload in WORKLOADS}
     for number in range(rounds + 1):
         for workload in WORKLOADS:
+            seed = f"{number} {workload.name}"  # each engine gets the same prompts
             order = (ours, other) if number % 2 else (other, ours)
-            # Each engine gets the same prompts.
             speeds = {
-                server: server.tokens_per_second(workload, random.Random(f"{number}{workload.name}"))
+                server.port: server.tokens_per_second(workload, random.Random(seed))
                 for server in order
             }
-            if number:  # the first round warms up
-                samples[workload.name].append((speeds[ours], speeds[other]))
-                print(f"round {number}: {workload.name}: {speeds[ours]:.1f} against "
-                      f"{speeds[other]:.1f} tokens/s", flush=True)  # fmt: skip
+            pair = speeds[ours.port], speeds[other.port]
+            label = f"round {number}" if number else "warm-up"
+            print(f"{label}: {workload.name}: {pair[0]:.1f} against {pair[1]:.1f}", flush=True)
+            if number:
+                samples[workload.name].append(pair)
     return [_row(name, pairs, ours, other) for name, pairs in samples.items()]
 
 

@@ -79,9 +79,11 @@ def main() -> int:
     add_output_argument(parser)
     args, server_flags = parser.parse_known_args()
     flags = ["--max-running-requests", str(args.slots), *server_flags]
-    with tempfile.TemporaryDirectory() as folder, server_process(
-        Path(folder), [*flags, "--program-policy", "none"]
-    ) as stock, server_process(Path(folder), flags) as ours:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        server_process(Path(folder), [*flags, "--program-policy", "none"]) as stock,
+        server_process(Path(folder), flags) as ours,
+    ):
         rows = paired_rounds({"stock": stock.url, "ours": ours.url}, args)
     ratio = statistics.median(row["ratio"] for row in rows)
     medians = {name: statistics.median(row[name] for row in rows) for name in ("stock", "ours")}

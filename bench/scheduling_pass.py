@@ -59,9 +59,7 @@ def request(rid: str, *, priority_ms: float, salt: int) -> Any:
         token_ids_logprob=None,
         stream=False,
     )
-    stamp = CallStamp(
-        program=f"p-{rid}", priority_ms=priority_ms, program_service_ms=priority_ms
-    )
+    stamp = CallStamp(program=f"p-{rid}", priority_ms=priority_ms, program_service_ms=priority_ms)
     return ProgramGenerateReqInput.of(tokenized, ProgramTag.of(stamp))
 
 

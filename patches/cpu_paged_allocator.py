@@ -12,13 +12,14 @@ KERNELS = ("alloc_extend_kernel", "alloc_decode_kernel")
 
 
 def apply(kernels: Any) -> None:
-    """Let the paged allocator of this process call ``kernels[name]`` in the Triton kernels' place."""
+    """Let this process's paged allocator call ``kernels[name]`` in the Triton kernels' place."""
     module = importlib.import_module(MODULE)
     for name in KERNELS:
         setattr(module, name, kernels[name])
 
 
 def in_effect(kernels: Any) -> bool:
+    """Whether it does."""
     module = importlib.import_module(MODULE)
     return all(getattr(module, name) is kernels[name] for name in KERNELS)
 

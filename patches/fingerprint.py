@@ -98,6 +98,7 @@ def _child(node: ast.AST, name: str, target: str) -> ast.AST:
 
 
 def main(argv: list[str]) -> int:
+    """Compare with what is recorded, or with ``--write`` record anew; returns the exit status."""
     from autellix_sgl.patches.inventory import relied_on
 
     targets = relied_on()

@@ -8,6 +8,38 @@ from typing import Any
 from autellix_sgl.patches.record import Patch
 
 MODULE = "sglang.srt.managers.scheduler"
+RESULTS = "sglang.srt.managers.scheduler_components.batch_result_processor"
+STREAMER = "sglang.srt.managers.scheduler_components.output_streamer"
+
+# Overridden by the subclass, or assumed by what it overrides.
+METHODS = (
+    "__init__",
+    "init_running_status",
+    "init_schedule_policy",
+    "init_output_streamer",
+    "get_output_streamer_class",
+    "init_request_dispatcher",
+    "event_loop_normal",
+    "event_loop_overlap",
+    "handle_generate_request",
+    "_add_request_to_queue",
+    "_abort_on_queued_limit",
+    "process_pending_chunked_abort",
+    "stash_chunked_request",
+    "get_next_batch_to_run",
+    "get_num_allocatable_reqs",
+    "get_new_batch_prefill",
+    "_get_new_batch_prefill_raw",
+    "update_running_batch",
+    "run_batch",
+    "process_batch_result",
+    "abort_request",
+    "pause_generation",
+    "is_fully_idle",
+    "on_idle",
+    "get_internal_state",
+    "set_internal_state",
+)
 
 
 def apply(scheduler_class: Any) -> None:
@@ -16,6 +48,7 @@ def apply(scheduler_class: Any) -> None:
 
 
 def in_effect(scheduler_class: Any) -> bool:
+    """Whether it will."""
     return getattr(importlib.import_module(MODULE), "Scheduler", None) is scheduler_class
 
 
@@ -29,40 +62,10 @@ PATCH = Patch(
         "code that would have to be copied."
     ),
     upstream="none",
-    remove_when="SGLang takes the scheduler class as an argument, as it does the tokenizer manager's",
+    remove_when="SGLang takes the scheduler class as an argument, as it takes the tokenizer's",
     since="0.5.21",
-    depends=tuple(
-        f"{MODULE}:Scheduler.{method}"
-        for method in (
-            "__init__",
-            "init_running_status",
-            "init_schedule_policy",
-            "init_output_streamer",
-            "get_output_streamer_class",
-            "init_request_dispatcher",
-            "event_loop_normal",
-            "event_loop_overlap",
-            "handle_generate_request",
-            "_add_request_to_queue",
-            "_abort_on_queued_limit",
-            "process_pending_chunked_abort",
-            "stash_chunked_request",
-            "get_next_batch_to_run",
-            "get_num_allocatable_reqs",
-            "get_new_batch_prefill",
-            "_get_new_batch_prefill_raw",
-            "update_running_batch",
-            "run_batch",
-            "process_batch_result",
-            "abort_request",
-            "pause_generation",
-            "is_fully_idle",
-            "on_idle",
-            "get_internal_state",
-            "set_internal_state",
-        )
-    )
-    + (
+    depends=(
+        *(f"{MODULE}:Scheduler.{method}" for method in METHODS),
         "sglang.srt.managers.schedule_batch:Req.reset_for_retract",
         "sglang.srt.managers.schedule_batch:Req.init_next_round_input",
         "sglang.srt.managers.schedule_batch:ScheduleBatch.filter_batch",
@@ -75,12 +78,9 @@ PATCH = Patch(
         "sglang.srt.managers.schedule_policy:PrefillAdder.add_chunked_req",
         "sglang.srt.mem_cache.common:release_kv_cache",
         "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache.insert_req",
-        "sglang.srt.managers.scheduler_components.batch_result_processor:"
-        "SchedulerBatchResultProcessor.process_batch_result_prefill",
-        "sglang.srt.managers.scheduler_components.batch_result_processor:"
-        "SchedulerBatchResultProcessor.process_batch_result_decode",
-        "sglang.srt.managers.scheduler_components.output_streamer:"
-        "SchedulerOutputStreamer._stream_output_generation",
+        f"{RESULTS}:SchedulerBatchResultProcessor.process_batch_result_prefill",
+        f"{RESULTS}:SchedulerBatchResultProcessor.process_batch_result_decode",
+        f"{STREAMER}:SchedulerOutputStreamer._stream_output_generation",
     ),
     apply=apply,
     in_effect=in_effect,

@@ -33,7 +33,8 @@ class StepWork:
     @property
     def features(self) -> tuple[float, float, float, float]:
         """The regressors of :class:`CostModel`, in its order."""
-        return (1.0, float(self.prefill_tokens), float(len(self.decodes)), float(self.context_tokens))
+        counts = (self.prefill_tokens, len(self.decodes), self.context_tokens)
+        return (1.0, *(float(count) for count in counts))  # type: ignore[return-value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,12 @@ class CostModel:
             for call, tokens in work.prefills
         ]
         return prefills + [(call, decode_ms) for call in work.decodes]
+
+    def decode_run_ms(self, work: StepWork, steps: int) -> Sequence[float]:
+        """What each of *steps* decode steps of *work* costs, contexts growing a token a call."""
+        first_ms = self.step_ms(work)
+        growth_ms = self.per_context_token_ms * len(work.decodes)
+        return [first_ms + growth_ms * number for number in range(steps)]
 
     def as_dict(self) -> dict[str, float | None]:
         return {**{name: getattr(self, name) for name in COEFFICIENTS}, "error": self.error}

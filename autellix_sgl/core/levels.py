@@ -6,6 +6,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from autellix_sgl.errors import ConfigError
 
@@ -29,7 +30,7 @@ class Levels:
                 f"{len(self.boundaries_ms) + 1} quanta, got {len(self.quanta_ms)}"
             )
         edges = (0.0, *self.boundaries_ms)
-        if any(b <= a for a, b in zip(edges, edges[1:], strict=False)):
+        if any(b <= a for a, b in pairwise(edges)):
             raise ConfigError(f"levels: boundaries must be positive and increase: {edges[1:]}")
         if any(q <= 0 for q in self.quanta_ms):
             raise ConfigError(f"levels: quanta must be positive: {self.quanta_ms}")
@@ -72,5 +73,5 @@ class Levels:
         edges = (0.0, *self.boundaries_ms, None)
         return [
             {"from_ms": lo, "to_ms": hi, "quantum_ms": None if math.isinf(q) else q}
-            for lo, hi, q in zip(edges, edges[1:], self.quanta_ms, strict=False)
+            for (lo, hi), q in zip(pairwise(edges), self.quanta_ms, strict=True)
         ]

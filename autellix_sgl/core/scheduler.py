@@ -11,6 +11,7 @@ requests. Its clock is the sum of modelled step times, so time passes only when 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from heapq import heapify, heappop, heappush
 
@@ -99,20 +100,26 @@ class CallScheduler:
         self._enqueue(call)
         self._tell("requeue", call)
 
-    def step(self, work: StepWork) -> None:
+    def step(self, work: StepWork, repeat: int = 1) -> None:
         """The executor was given one step of *work*: time passes, service and quanta are charged.
 
         Ids it does not know are passed over: under overlap a call that finished in the step before
-        still takes part in one more.
+        still takes part in one more. *repeat* > 1 stands for that many decode steps in a row, each
+        over a context one token a call longer than the last: the same decisions as the single steps
+        (sums may differ in the last bit), for drivers that jump over what cannot change anything.
         """
-        self.clock_ms += self.cost_model.step_ms(work)
-        self._steps_since_pass += 1
-        for call_id, charge_ms in self.cost_model.charges_ms(work):
-            call = self._running.get(call_id)
-            if call is not None:
-                self._charge(call, charge_ms)
+        if repeat == 1:
+            self.clock_ms += self.cost_model.step_ms(work)
+            for call_id, charge_ms in self.cost_model.charges_ms(work):
+                call = self._running.get(call_id)
+                if call is not None:
+                    self._charge(call, charge_ms)
+        else:
+            self._charge_decodes(work, repeat)
+        self._steps_since_pass += repeat
         if self._record is not None:
-            self._record("step", {"work": work, "clock_ms": self.clock_ms})
+            more = {} if repeat == 1 else {"repeat": repeat}
+            self._record("step", {"work": work, "clock_ms": self.clock_ms, **more})
 
     def remove(self, call_id: str) -> CallStatistics:
         """A call left, finished or aborted, waiting or running; returns what it cost."""
@@ -150,6 +157,19 @@ class CallScheduler:
     def pass_due(self) -> bool:
         """Whether it is time to consider preemption."""
         return self._urgent or self._steps_since_pass >= self.interval
+
+    @property
+    def steps_to_pass(self) -> int:
+        """How many steps until a pass is due, if no better call arrives; 0 when one is due."""
+        return 0 if self._urgent else max(0, self.interval - self._steps_since_pass)
+
+    @property
+    def next_promotion_ms(self) -> float:
+        """The clock reading at which a waiting call may next be due for promotion, or infinity.
+
+        Never too late; too early when the entry's wait is over, which promote_starving clears.
+        """
+        return self._due[0][0] if self._due else math.inf
 
     def begin_pass(self) -> None:
         """The driver considers preemption now; the count to the next pass starts again."""
@@ -260,6 +280,28 @@ class CallScheduler:
             call.quantum_left_ms += self.levels.quanta_ms[call.level]
             call.ticket = self._draw_ticket()
             call.demotions += 1
+
+    def _charge_decodes(self, work: StepWork, repeat: int) -> None:
+        """*repeat* decode steps at once; calls whose quantum ends on the way go step by step."""
+        if work.prefills or repeat < 1:
+            raise ValueError(f"only decode steps repeat, and at least once (repeat={repeat})")
+        charges = self.cost_model.decode_run_ms(work, repeat)
+        total = sum(charges)
+        self.clock_ms += total
+        crossing: list[Call] = []
+        for call_id in work.decodes:
+            call = self._running.get(call_id)
+            if call is None:
+                continue
+            if call.quantum_left_ms > total:
+                call.service_ms += total
+                call.recent_service_ms += total
+                call.quantum_left_ms -= total
+            else:
+                crossing.append(call)
+        for charge_ms in charges if crossing else ():
+            for call in crossing:
+                self._charge(call, charge_ms)
 
     def _promote(self, call: Call) -> None:
         self._queue.remove(call.key)

@@ -16,7 +16,6 @@ from autellix_sgl.core.model import CallStamp, CallStatistics
 from autellix_sgl.core.policies import Policy
 from autellix_sgl.errors import ConfigError, UnknownCall, UnknownProgram
 
-
 # A program may name any number of threads; what is kept of them is bounded.
 MAX_THREADS_KEPT = 256
 

@@ -39,7 +39,6 @@ class Identity:
         """The identity of one prompt of a batch: the same program, a thread of its own."""
         return replace(self, thread=f"{self.thread}.{index}" if self.thread else str(index))
 
-
     def or_own(self, request_id: str) -> Identity:
         """This identity, or for a request that named no program one of its own."""
         return self if self.program is not None else Identity(request_id, transient=True)

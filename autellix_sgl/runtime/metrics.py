@@ -47,7 +47,7 @@ SCHEDULER_COUNTERS: Names = {
     "parked_prefills": ("parked_prefills", "Half-done prefills that made way for better calls."),
     "retractions": ("retractions", "Running calls taken out because the KV pool was full."),
     "promotions": ("promotions", "Waiting calls moved to the best level because they starved."),
-    "recomputed_tokens": ("recomputed_tokens", "Tokens prefilled again after being taken out."),
+    "recomputed_tokens": ("recomputed_tokens", "Tokens prefilled when calls came back."),
     "passes": ("scheduling_passes", "Scheduling passes that considered preemption."),
     "pass_seconds": ("scheduling_pass_seconds", "Wall time of those passes."),
 }

@@ -48,14 +48,14 @@ def activate_scheduler(program_args: ProgramArgs, scheduler_class: type[Any]) ->
 
 
 def run_program_detokenizer(*args: Any, **kwargs: Any) -> None:
-    """The detokenizer process, SGLang's own; entered through here so that the platform is set up."""
+    """The detokenizer process, SGLang's own; by this way in, the platform is set up first."""
     run_detokenizer_process(*args, **kwargs)
 
 
 def init_program_tokenizer_manager(
     program_args: ProgramArgs, server_args: ServerArgs, port_args: PortArgs
 ) -> Any:
-    """The main process's tokenizer manager (with its template manager, as upstream returns them)."""
+    """The main process's tokenizer manager, and its template manager, as upstream returns them."""
     from autellix_sgl.runtime.tokenizer_manager import ProgramTokenizerManager
 
     return init_tokenizer_manager(

@@ -21,8 +21,6 @@ from autellix_sgl.runtime.tokenizer_manager import (
     ProgramTokenizerManager,
 )
 
-
-
 GENERATION_PATHS = (
     "/generate",
     "/v1/completions",

@@ -9,7 +9,7 @@
     set/get_internal_state the cost model comes in, samples and status go out
 
 Upstream admits, allocates, prefills, decodes and streams as ever. Nothing here reads a clock to
-decide: all tensor-parallel ranks see the same messages and batches, so they take the same decisions.
+decide: all tensor-parallel ranks see the same messages and batches, so they decide alike.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ from autellix_sgl.runtime.schedule_policy import LevelSchedulePolicy
 from autellix_sgl.runtime.scheduler_counters import SchedulerCounters
 from autellix_sgl.runtime.step_clock import StepClock
 from autellix_sgl.runtime.trace import TraceWriter
-from autellix_sgl.runtime.waiting import WaitingCalls
+from autellix_sgl.runtime.waiting import AdmissionWindow, WaitingCalls
 from autellix_sgl.runtime.wire import CallReport, ProgramGenerateReqInput
 
 logger = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
             interval=args.schedule_interval,
             record=self.trace.record if self.trace else None,
         )
-        self.waiting_queue = WaitingCalls(self.calls, self._stamps)
+        self.waiting_queue: WaitingCalls | AdmissionWindow = WaitingCalls(self.calls, self._stamps)
         self.step_clock = StepClock(synchronous=self.device == "cpu")
 
     def init_schedule_policy(self) -> None:
@@ -215,6 +215,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
     def _admit(self, running_batch: ScheduleBatch) -> NextBatchPlan:
         """Upstream's admission, over the head of the queue instead of the whole of it."""
         queue = self.waiting_queue
+        assert isinstance(queue, WaitingCalls)
         free_slots = self._free_slots(running_batch)
         window = queue.window(max(free_slots, 0) + self._spare_candidates)
         self.waiting_queue = window
@@ -349,7 +350,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
             or req.seqlen - req.kv.kv_committed_len <= self.chunked_prefill_size
         ):
             return []
-        self.chunked_req = None
+        self.chunked_req: Req | None = None
         release_into_tree(req, self.tree_cache)
         self.counters.parked_prefills += 1
         return [req]

@@ -46,7 +46,7 @@ class ProgramTag(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
         )
 
 
-class ProgramGenerateReqInput(TokenizedGenerateReqInput, kw_only=True):
+class ProgramGenerateReqInput(TokenizedGenerateReqInput, kw_only=True):  # type: ignore[call-arg, misc]
     """SGLang's tokenized request with the program tag as one more field at its end."""
 
     program: ProgramTag

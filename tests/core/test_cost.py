@@ -21,7 +21,7 @@ def test_cached_tokens_cost_nothing() -> None:
 
 
 def test_nobody_pays_for_another_calls_prefill() -> None:
-    """In a mixed step a decode is charged as in a step without prefill, and prefills by their own."""
+    """In a mixed step a decode costs what it costs alone, and a prefill its own tokens."""
     mixed = StepWork(prefills=(("a", 100), ("b", 1)), decodes=("c",), context_tokens=50)
     alone = StepWork(decodes=("c",), context_tokens=50)
     charges = dict(MODEL.charges_ms(mixed))

@@ -8,7 +8,9 @@ def run(key: tuple[int, int], *, tokens: int = 10, steps: int = 99, ok: bool = T
     return Running(f"{key}", key, tokens, steps, ok)
 
 
-def choose(candidates: list[Candidate], running: list[Running], slots: int, tokens: int) -> list[str]:
+def choose(
+    candidates: list[Candidate], running: list[Running], slots: int, tokens: int
+) -> list[str]:
     return choose_victims(
         candidates, running, free_slots=slots, free_tokens=tokens, min_steps_left=3
     )

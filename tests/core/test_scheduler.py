@@ -207,7 +207,9 @@ def play(s: CallScheduler, events: list[tuple[str, int]]) -> list[object]:
 
 
 @given(EVENTS, st.sampled_from(["fcfs", "mlfq", "plas", "atlas"]))
-def test_no_call_is_ever_lost_and_order_is_total(events: list[tuple[str, int]], policy: str) -> None:
+def test_no_call_is_ever_lost_and_order_is_total(
+    events: list[tuple[str, int]], policy: str
+) -> None:
     """After any events every call is in exactly one place, and waiting calls are sorted by key."""
     s = scheduler(policy, beta=1.5)
     play(s, events)
@@ -228,7 +230,8 @@ def test_decisions_do_not_depend_on_the_hash_seed() -> None:
         "from autellix_sgl.core import *\n"
         "s = CallScheduler(policy_named('plas'), Levels.geometric(4, 2, 2), CostModel(1.0),"
         " starvation_ratio=1)\n"
-        "for i in range(50): s.arrive(f'call-{i}', CallStamp(f'p{i%7}', '', i % 11, i % 5, i % 11))\n"
+        "for i in range(50):\n"
+        "    s.arrive(f'call-{i}', CallStamp(f'p{i % 7}', '', i % 11, i % 5, i % 11))\n"
         "for c in s.head(8): s.admit(c)\n"
         "for _ in range(9): s.step(StepWork(decodes=tuple(s._running)))\n"
         "print(s.promote_starving(), s.head(50), [s.call(c).key for c in s.head(50)])\n"

@@ -128,7 +128,9 @@ def test_what_is_kept_of_threads_is_bounded() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.integers(0, 5), st.sampled_from(["arrive", "complete", "abort", "end", "wait"])),
+        st.tuples(
+            st.integers(0, 5), st.sampled_from(["arrive", "complete", "abort", "end", "wait"])
+        ),
         max_size=80,
     )
 )

@@ -1,4 +1,4 @@
-"""A storm of agent programs: many calls over few slots, contexts that grow by what was generated."""
+"""A storm of agent programs: many calls over few slots, contexts that grow as they generate."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,10 +85,8 @@ async def aborting_client(url: str, number: int) -> None:
         "stream": number % 2 == 0,
     }
     async with httpx.AsyncClient(timeout=rng.uniform(0.2, 4.0)) as client:
-        try:
+        with suppress(httpx.TimeoutException):
             await call(client, url, body)
-        except httpx.TimeoutException:
-            pass
 
 
 def storm(server: Server, *, aborting: int = 0) -> list[Outcome]:

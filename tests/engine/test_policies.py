@@ -138,7 +138,7 @@ async def run_long_call(client: httpx.AsyncClient, url: str) -> None:
 
 
 def test_with_a_starvation_ratio_a_long_program_keeps_finishing_calls(plas_beta: Server) -> None:
-    """Promoted when its wait outweighs its service, it gets through a steady stream of fresh ones."""
+    """Promoted when its wait outweighs its service, it gets through a stream of fresh ones."""
     finished = long_calls_during_a_stream(plas_beta)
     print(f"long calls finished with beta 0.5: {finished}")
     assert finished >= 2

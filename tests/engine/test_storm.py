@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -44,14 +43,14 @@ MODES: dict[str, tuple[list[str], dict[str, str]]] = {
 @pytest.fixture(scope="module")
 def reference(
     tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[tuple[int, int], list[int]]]:
+) -> dict[tuple[int, int], list[int]]:
     """The same calls with a slot for each program: nobody waits, nobody is preempted."""
     folder = tmp_path_factory.mktemp("reference")
     flags = [*tiny_flags(tiny_model, slots=48, tokens=65536), "--program-policy", "fcfs"]
     with running_server(folder, flags) as server:
         outcomes = storm(server)
         assert all(o.meta["program"]["preemptions"] == 0 for o in outcomes)
-    yield {(o.program, o.call): o.tokens for o in outcomes}
+    return {(o.program, o.call): o.tokens for o in outcomes}
 
 
 def check_complete(outcomes: list[Outcome]) -> None:
@@ -87,6 +86,7 @@ def test_every_call_survives_its_preemptions(
     )
     assert sum(preempted) >= 2 * len(long)
     assert same == len(outcomes)
+
 
 def test_a_preemption_costs_one_short_prefill(tiny_model: Path, tmp_path: Path) -> None:
     """With room for all KV, a call comes back computing at most page size + 1 tokens."""

@@ -9,7 +9,7 @@ from sglang.srt.mem_cache.allocator.paged import alloc_extend_naive
 
 
 class Launchable:
-    """A function called as a Triton kernel is: ``kernel[grid](...)``. The grid means nothing here."""
+    """A function called as a Triton kernel is, ``kernel[grid](...)``; the grid means nothing."""
 
     def __init__(self, function: Callable[..., None]) -> None:
         self._function = function

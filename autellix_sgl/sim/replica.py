@@ -1,0 +1,372 @@
+"""One simulated replica: slots, KV pool and step time around the same core as the engine's.
+
+A round is one turn of the engine's loop, in its order: finished calls leave, arrivals are queued,
+a preemption pass if one is due, admission, one step. Preempted calls go back in line after
+admission. A round of decodes alone may stand for many: nothing can change before the next finish,
+pass, promotion, event from outside or end of memory, so it jumps there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from heapq import heappop, heappush
+
+from autellix_sgl.core import CallStamp, Candidate, Running, StepWork, choose_victims
+from autellix_sgl.errors import ConfigError
+from autellix_sgl.sim.hardware import ServerModel
+from autellix_sgl.sim.prefix_cache import Branch, PrefixCache
+from autellix_sgl.sim.seam import CallRecord, Scheduler, preempts
+from autellix_sgl.workloads import ProgramTrace
+
+# Upstream's cap on the output tokens that admission keeps room for.
+CLIP_NEW_TOKENS = 4096
+# Candidates beyond the free slots that admission may look at, as in the engine.
+SPARE_CANDIDATES = 1
+
+
+class SimCall:
+    """A call at a replica. ``length``: its context so far; ``end``: ``Replica.decoded`` when done.
+
+    ``prefill_left`` tokens are still to be computed before it decodes; ``grown`` were written by
+    decoding since it was admitted.
+    """
+
+    __slots__ = (
+        "branch", "end", "grown_from", "id", "index", "length", "output_left",
+        "prefill_left", "program", "record",
+    )  # fmt: skip
+
+    def __init__(self, call_id: str, program: ProgramTrace, index: int, branch: Branch) -> None:
+        self.id = call_id
+        self.program = program
+        self.index = index
+        self.branch = branch
+        self.length = program.calls[index].prompt_tokens
+        self.output_left = program.calls[index].output_tokens
+        self.prefill_left = 0
+        self.grown_from = self.length
+        self.end = 0
+        self.record: CallRecord | None = None
+
+
+class Counters:
+    """Totals of one replica over a run."""
+
+    __slots__ = (
+        "busy_ms", "cached_tokens", "computed_tokens", "decode_steps", "jumps", "preemptions",
+        "prompt_tokens", "recomputed_tokens", "retractions", "steps", "victim_passes",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        for name in self.__slots__:
+            setattr(self, name, 0)
+
+
+class Replica:
+    """Drive with :meth:`submit`, then :meth:`round` whenever idle or the last round is over."""
+
+    def __init__(self, server: ServerModel, scheduler: Scheduler) -> None:
+        self.server = server
+        self.calls = scheduler
+        self.cache = PrefixCache(server.kv_tokens, shared=server.prefix_cache)
+        self.counters = Counters()
+        self.decoded = 0  # decode steps so far
+        self._known: dict[str, SimCall] = {}
+        self._inbox: list[tuple[SimCall, CallStamp]] = []
+        self._prefilling: list[SimCall] = []
+        self._decoding: dict[str, SimCall] = {}
+        self._ends: list[tuple[int, int, SimCall]] = []
+        self._entries = 0
+        self._context_tokens = 0
+        self._decodes: tuple[str, ...] | None = None
+        self._refused_for_memory = False
+        self._preempts = preempts(scheduler)
+        self._finished: list[SimCall] = []
+
+    # -- what the simulation calls ----------------------------------------------------------------
+
+    def submit(self, call_id: str, program: ProgramTrace, index: int, stamp: CallStamp) -> None:
+        """A call reaches this replica; it is queued at the start of the next round."""
+        call = program.calls[index]
+        if call.context_tokens > self.server.kv_tokens:
+            raise ConfigError(
+                f"call {call_id} needs {call.context_tokens} tokens of KV, "
+                f"the pool holds {self.server.kv_tokens}: use --scale or a larger pool"
+            )
+        branch = self.cache.branch_of(program, index)
+        self._inbox.append((SimCall(call_id, program, index, branch), stamp))
+
+    @property
+    def load(self) -> int:
+        """Calls in the system."""
+        return len(self._known) + len(self._inbox)
+
+    def forget(self, program: ProgramTrace) -> None:
+        self.cache.forget(program)
+
+    def take_finished(self) -> list[SimCall]:
+        """The calls that ended with the last round, in batch order; still known to the core."""
+        finished, self._finished = self._finished, []
+        for call in finished:
+            del self._known[call.id]
+        return finished
+
+    def round(self, until_ms: float) -> float:
+        """One turn of the loop; returns the time it takes, 0 if there is nothing to do.
+
+        *until_ms* is how far from now the next event from outside is; a jump goes no further than
+        the first step boundary at or past it.
+        """
+        for call, stamp in self._inbox:
+            self._known[call.id] = call
+            call.record = self.calls.arrive(call.id, stamp)
+        self._inbox.clear()
+        victims = self._preemption_pass()
+        self._admit()
+        for call in victims:
+            self.calls.requeue(call.id)
+        return self._step(until_ms)
+
+    # -- the scheduling pass ----------------------------------------------------------------------
+
+    def _preemption_pass(self) -> list[SimCall]:
+        """Promote what starves and take out running calls that better ones should replace."""
+        calls = self.calls
+        if not calls.num_waiting:
+            return []
+        calls.promote_starving()
+        if not self._preempts or not calls.pass_due:
+            return []
+        calls.begin_pass()
+        best = calls.first_waiting_key()
+        victims = self._park(best)
+        # Nobody is worse than the best that waits, so nobody can be a victim: most passes.
+        worst = max((c.record.key for c in self._decoding.values()), default=best)  # type: ignore[union-attr]
+        if worst > best:
+            victims += self._make_way()
+        self.counters.preemptions += len(victims)
+        return victims
+
+    def _make_way(self) -> list[SimCall]:
+        self.counters.victim_passes += 1
+        chosen = choose_victims(
+            self._candidates(),
+            [self._as_running(call) for call in self._decoding.values()],
+            free_slots=self.server.slots - self._num_running,
+            free_tokens=self._free_tokens(),
+            min_steps_left=self.server.min_steps_left,
+        )
+        victims = [self._decoding[call_id] for call_id in chosen]
+        for call in victims:
+            self._leave_batch(call)
+        return victims
+
+    def _candidates(self) -> Iterator[Candidate]:
+        for call_id in self.calls.waiting():
+            call = self._known[call_id]
+            asked = self._asked_tokens(call) if self._refused_for_memory else 0
+            yield Candidate(call.record.key, asked)  # type: ignore[union-attr]
+
+    def _as_running(self, call: SimCall) -> Running:
+        left = call.end - self.decoded
+        length = call.length + self.decoded - call.grown_from
+        reserved = int(min(left, CLIP_NEW_TOKENS) * self.server.reserve)
+        return Running(call.id, call.record.key, length + reserved, left)  # type: ignore[union-attr]
+
+    def _park(self, best: object) -> list[SimCall]:
+        """Take a half-done prefill out of a better call's way; the last chunk is let through."""
+        parked = []
+        for call in self._prefilling:
+            key = call.record.key  # type: ignore[union-attr]
+            if key > best and call.prefill_left > self.server.chunk_tokens:
+                self.cache.release(call.branch, call.length - call.prefill_left, 0)
+                parked.append(call)
+        self._prefilling = [call for call in self._prefilling if call not in parked]
+        return parked
+
+    # -- admission --------------------------------------------------------------------------------
+
+    @property
+    def _num_running(self) -> int:
+        return len(self._decoding) + len(self._prefilling)
+
+    def _asked_tokens(self, call: SimCall) -> int:
+        """KV that admission wants for a call: what is not cached, and room for its output."""
+        missing = call.length - self.cache.matched(call.branch, call.length)
+        return missing + int(min(call.output_left, CLIP_NEW_TOKENS) * self.server.reserve)
+
+    def _free_tokens(self) -> int:
+        """Free or evictable KV, less what running calls may still write."""
+        left = sum(call.end for call in self._decoding.values()) - self.decoded * len(self._decoding)
+        return self.cache.available - int(left * self.server.reserve)
+
+    def _admit(self) -> None:
+        """Fill the step's token budget: the half-done prefill first, then the head of the queue."""
+        self._refused_for_memory = False
+        budget = self.server.chunk_tokens - (len(self._decoding) if self.server.mixed else 0)
+        budget -= sum(call.prefill_left for call in self._prefilling)
+        slots = self.server.slots - self._num_running
+        if slots <= 0 or budget <= 0 or not self.calls.num_waiting:
+            return
+        free = self._free_tokens()
+        for call_id in self.calls.head(slots + SPARE_CANDIDATES):
+            if slots <= 0 or budget <= 0:
+                return
+            call = self._known[call_id]
+            asked = self._asked_tokens(call)
+            if asked > free and self._num_running:
+                self._refused_for_memory = True
+                return
+            before = self.cache.locked
+            self._start(call)
+            reserved = int(min(call.output_left, CLIP_NEW_TOKENS) * self.server.reserve)
+            free -= self.cache.locked - before + reserved
+            budget -= call.prefill_left
+            slots -= 1
+
+    def _start(self, call: SimCall) -> None:
+        """Into the batch: lock its context, count what is cached and what is to be computed."""
+        matched = self.cache.matched(call.branch, call.length)
+        call.prefill_left = max(1, call.length - matched)  # the last token is always computed
+        traced = call.program.calls[call.index]
+        if call.record is not None and getattr(call.record, "preemptions", 0):
+            self.counters.recomputed_tokens += call.prefill_left
+        elif call.output_left == traced.output_tokens:
+            self.counters.prompt_tokens += call.length
+            self.counters.cached_tokens += call.length - call.prefill_left
+        self.cache.acquire(call.branch, call.length)
+        call.grown_from = call.length
+        self.calls.admit(call.id)
+        self._prefilling.append(call)
+
+    # -- the step ---------------------------------------------------------------------------------
+
+    def _step(self, until_ms: float) -> float:
+        self._make_room()
+        prefills = self._cut_chunks()
+        decode = bool(self._decoding) and (self.server.mixed or not prefills)
+        if not prefills and not decode:
+            return 0.0
+        work = StepWork(
+            prefills=prefills,
+            decodes=self._decode_ids() if decode else (),
+            context_tokens=self._context_tokens if decode else 0,
+        )
+        repeat = 1 if prefills else self._jump(work, until_ms)
+        before = self.calls.clock_ms
+        self.calls.step(work, repeat)
+        if decode:
+            self._advance(repeat)
+        self._end_prefills()
+        self.counters.steps += repeat
+        self.counters.jumps += 1
+        took = self.calls.clock_ms - before
+        self.counters.busy_ms += took
+        return took
+
+    def _decode_ids(self) -> tuple[str, ...]:
+        if self._decodes is None:
+            self._decodes = tuple(self._decoding)
+        return self._decodes
+
+    def _cut_chunks(self) -> tuple[tuple[str, int], ...]:
+        """This step's share of the prefills; what is over the budget stays for the next."""
+        budget = self.server.chunk_tokens - (len(self._decoding) if self.server.mixed else 0)
+        chunks = []
+        for call in self._prefilling:
+            tokens = min(call.prefill_left, budget)
+            if tokens <= 0:
+                break
+            chunks.append((call.id, tokens))
+            call.prefill_left -= tokens
+            budget -= tokens
+            self.counters.computed_tokens += tokens
+        return tuple(chunks)
+
+    def _jump(self, work: StepWork, until_ms: float) -> int:
+        """How many times this decode step can be repeated before anything can change."""
+        ends = self._ends
+        while ends[0][2].end != ends[0][0] or ends[0][2].id not in self._decoding:
+            heappop(ends)
+        steps = ends[0][0] - self.decoded
+        steps = min(steps, self.cache.available // len(work.decodes))
+        if self.calls.num_waiting:
+            if self._preempts:
+                steps = min(steps, max(1, self.calls.steps_to_pass))
+            until_ms = min(until_ms, self.calls.next_promotion_ms - self.calls.clock_ms)
+        if steps > 1 and until_ms < math.inf:
+            steps = min(steps, self._steps_within(work, until_ms))
+        return max(1, steps)
+
+    def _steps_within(self, work: StepWork, ms: float) -> int:
+        """The fewest steps that take at least *ms*; contexts grow a token a call and step."""
+        cost = self.calls.cost_model
+        first, growth = cost.step_ms(work), cost.per_context_token_ms * len(work.decodes)
+        if ms <= first:
+            return 1
+        # n*first + growth*n*(n-1)/2 >= ms
+        half = growth / 2
+        if half * ms < 1e-12 * first * first:
+            return math.ceil(ms / first)
+        slope = first - half
+        return math.ceil((math.sqrt(slope * slope + 4 * half * ms) - slope) / (2 * half))
+
+    def _advance(self, steps: int) -> None:
+        """Every decoding call has written *steps* more tokens; those that are done leave."""
+        self.decoded += steps
+        self.counters.decode_steps += steps
+        written = steps * len(self._decoding)
+        self._context_tokens += written
+        self.cache.grow(written)
+        while self._ends and self._ends[0][0] <= self.decoded:
+            end, _, call = heappop(self._ends)
+            if call.end == end and call.id in self._decoding:
+                self._finish(call)
+
+    def _end_prefills(self) -> None:
+        """Completed prefills have produced a token: the call decodes on, or is done."""
+        if not self._prefilling:
+            return
+        done = [call for call in self._prefilling if not call.prefill_left]
+        self._prefilling = [call for call in self._prefilling if call.prefill_left]
+        for call in done:
+            call.length += 1
+            call.output_left -= 1
+            self.cache.grow(1)
+            self._join(call)
+            if not call.output_left:
+                self._finish(call)
+
+    def _join(self, call: SimCall) -> None:
+        # The token of the prefill was counted by grow, before the first decode step.
+        call.grown_from = self.decoded
+        call.end = self.decoded + call.output_left
+        self._decoding[call.id] = call
+        self._decodes = None
+        self._context_tokens += call.length
+        self._entries += 1
+        heappush(self._ends, (call.end, self._entries, call))
+
+    def _finish(self, call: SimCall) -> None:
+        self._leave_batch(call)
+        self._finished.append(call)
+
+    def _leave_batch(self, call: SimCall) -> None:
+        """Out of the decoding batch; its tokens stay in the tree until they are evicted."""
+        del self._decoding[call.id]
+        self._decodes = None
+        steps = self.decoded - call.grown_from
+        call.length += steps
+        call.output_left = call.end - self.decoded
+        call.end = -1
+        self._context_tokens -= call.length
+        self.cache.release(call.branch, call.length, steps + 1)
+
+    def _make_room(self) -> None:
+        """Under memory pressure give up the worst calls until one more decode step fits."""
+        while len(self._decoding) > 1 and self.cache.available < self._num_running:
+            worst = max(self._decoding.values(), key=lambda c: c.record.key)  # type: ignore[union-attr]
+            self._leave_batch(worst)
+            self.calls.requeue(worst.id)
+            self.counters.retractions += 1

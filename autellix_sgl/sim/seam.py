@@ -1,0 +1,49 @@
+"""What a replica asks of a scheduler: the core's CallScheduler, or an oracle in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from autellix_sgl.core import CallScheduler, CallStamp, CallStatistics, StepWork
+from autellix_sgl.core.cost import CostModel
+
+
+class CallRecord(Protocol):
+    """The live record of a call: its place in the order, and what it has had."""
+
+    @property
+    def key(self) -> Any: ...
+
+
+class Scheduler(Protocol):
+    """The events and questions of :class:`CallScheduler` that a driver uses."""
+
+    clock_ms: float
+    cost_model: CostModel
+
+    def arrive(self, call_id: str, stamp: CallStamp) -> CallRecord: ...
+    def admit(self, call_id: str) -> None: ...
+    def requeue(self, call_id: str) -> None: ...
+    def step(self, work: StepWork, repeat: int = 1) -> None: ...
+    def remove(self, call_id: str) -> CallStatistics: ...
+    def promote_starving(self) -> list[str]: ...
+    def begin_pass(self) -> None: ...
+    def head(self, limit: int) -> list[str]: ...
+    def waiting(self) -> Iterator[str]: ...
+    def first_waiting_key(self) -> Any: ...
+    @property
+    def pass_due(self) -> bool: ...
+    @property
+    def steps_to_pass(self) -> int: ...
+    @property
+    def next_promotion_ms(self) -> float: ...
+    @property
+    def num_waiting(self) -> int: ...
+
+
+def preempts(scheduler: Scheduler) -> bool:
+    """Whether the scheduler ever takes a running call out for a better one."""
+    return scheduler.policy.uses_levels if isinstance(scheduler, CallScheduler) else True
+
+

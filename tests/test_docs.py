@@ -1,0 +1,121 @@
+"""What the documentation says of the code is still so, as far as a machine can tell."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from autellix_sgl import config
+from autellix_sgl.core import POLICIES, CallStatistics, Levels, TableStatistics
+from autellix_sgl.runtime.metrics import (
+    PREFIX,
+    SCHEDULER_COUNTERS,
+    SCHEDULER_GAUGES,
+    TABLE_COUNTERS,
+    TABLE_GAUGES,
+)
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md"))]
+README_LINES = 150
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def program_flags() -> list[str]:
+    parser = argparse.ArgumentParser(add_help=False)
+    config.add_program_arguments(parser)
+    return list(dict.fromkeys(re.findall(r"--program-[a-z-]+", parser.format_help())))
+
+
+def test_the_list_of_what_we_rely_on_is_fresh() -> None:
+    """docs/upstream.md is what the patches' records say."""
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "upstream_doc.py"), "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_readme_is_short() -> None:
+    """What does not fit belongs under docs/."""
+    assert len(README.read_text(encoding="utf-8").splitlines()) < README_LINES
+
+
+@pytest.mark.parametrize("flag", program_flags())
+def test_every_flag_is_in_the_readme_with_its_default(flag: str) -> None:
+    """The table's row of a flag names the value that it has when it is left out."""
+    rows = [line for line in text_of("README.md").splitlines() if line.startswith(f"| `{flag}` |")]
+    assert len(rows) == 1
+    field = flag.removeprefix("--program-").replace("-", "_")
+    default = getattr(config.ProgramArgs(), field)
+    shown = "" if default is None else f"{default:g}" if isinstance(default, float) else default
+    assert rows[0].split("|")[2].strip().strip("`") == str(shown)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_no_flag_is_made_up(path: Path) -> None:
+    """Every --program-... in the documents exists."""
+    named = re.findall(r"--program-[a-z-]+", path.read_text(encoding="utf-8"))
+    unknown = sorted(set(named) - set(program_flags()))
+    assert unknown == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    """Relative links name files of the repository."""
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+@pytest.mark.parametrize("policy", [*POLICIES, config.STOCK])
+def test_every_policy_has_a_section(policy: str) -> None:
+    """With the same three heads, so that they can be compared."""
+    section = text_of("docs/policies.md").split(f"\n## {policy}\n")[1].split("\n## ")[0]
+    for head in ("**Overview.**", "**When to use.**", "**Production ready?**"):
+        assert head in section
+
+
+def test_the_table_of_levels_is_what_the_defaults_give() -> None:
+    """docs/policies.md prints the default levels as numbers."""
+    args = config.ProgramArgs()
+    levels = Levels.geometric(args.levels, args.first_quantum_ms, args.quantum_growth)
+    text = text_of("docs/policies.md")
+    for number, shape in enumerate(levels.describe()):
+        start, end, quantum = shape["from_ms"], shape["to_ms"], shape["quantum_ms"]
+        covers = f"{start:g} and more" if end is None else f"{start:g} to {end:g}"
+        assert f"| {number} | {covers} | {'none' if quantum is None else f'{quantum:g}'} |" in text
+
+
+@pytest.mark.parametrize(
+    "series",
+    [name for names in (SCHEDULER_GAUGES, TABLE_GAUGES) for name, _ in names.values()]
+    + [f"{name}_total" for name, _ in SCHEDULER_COUNTERS.values()]
+    + [f"{name}_total" for name, _ in TABLE_COUNTERS.values()],
+)
+def test_every_metric_is_documented(series: str) -> None:
+    """By its full name, or after a sibling by its last part."""
+    text = text_of("docs/api.md")
+    assert f"`{PREFIX}{series}`" in text or f"`_{series.partition('_')[2]}`" in text
+
+
+@pytest.mark.parametrize(
+    "name",
+    [field.name for field in fields(TableStatistics)]
+    + [field.name for field in fields(CallStatistics) if field.name != "wait_ms"],
+)
+def test_every_statistic_is_documented(name: str) -> None:
+    """What a response or the list of programs carries has a line that explains it."""
+    assert f"`{name}`" in text_of("docs/api.md")
