@@ -228,7 +228,7 @@ def _problems_of(
         yield f"program scheduling is in effect in {len(replicas)} of {num_states} replicas only"
     for number, replica in enumerate(replicas):
         for problem in _problems_of_ranks(_processes(replica), tp_size):
-            yield f"replica {number}: {problem}"
+            yield f"{_replica_name(replica, number)}: {problem}"
 
 
 def _problems_of_ranks(processes: Sequence[Mapping[str, Any]], tp_size: object) -> Iterator[str]:
@@ -244,6 +244,11 @@ def _problems_of_ranks(processes: Sequence[Mapping[str, Any]], tp_size: object) 
 def _processes(replica: Mapping[str, Any]) -> list[dict[str, Any]]:
     listed = replica.get("processes")
     return [p for p in listed if isinstance(p, dict)] if isinstance(listed, list) else []
+
+
+def _replica_name(replica: Mapping[str, Any], position: int) -> str:
+    """By its own number if it says one: replicas answer in any order."""
+    return f"Replica {replica.get('replica', position)}"
 
 
 def _who(process: Mapping[str, Any]) -> str:
@@ -316,7 +321,7 @@ def server_text(report: ServerReport) -> str:
     """*report* for a reader at a terminal."""
     lines = [f"Server {report.url}, SGLang {report.sglang}"]
     for number, replica in enumerate(report.replicas):
-        lines += ["", f"Replica {number}", *_aligned(_replica_rows(replica))]
+        lines += ["", _replica_name(replica, number), *_aligned(_replica_rows(replica))]
         lines += ["  levels", *_aligned(_level_rows(replica), indent=4)]
         lines += ["  processes and the patches in effect in them"]
         lines += _aligned(map(_process_row, _processes(replica)), indent=4)
@@ -363,7 +368,8 @@ def _cost_text(cost: Mapping[str, Any]) -> str:
         "per_decode_call_ms": "a decoding call",
         "per_context_token_ms": "a context token",
     }
-    return "ms: " + " + ".join(f"{_number(cost.get(k))} {unit}" for k, unit in parts.items())
+    terms = (f"{_number(cost.get(name))} {unit}" for name, unit in parts.items())
+    return f"{' + '.join(terms)}, in ms"
 
 
 def _process_row(process: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -63,7 +63,9 @@ def parse_program_args(argv: Sequence[str]) -> tuple[ProgramArgs, list[str]]:
     )
     add_program_arguments(parser)
     namespace, rest = parser.parse_known_args(argv)
-    return ProgramArgs.from_namespace(namespace), rest
+    args = ProgramArgs.from_namespace(namespace)
+    args.initial_cost_model()  # a bad file is found now, not in a scheduler process
+    return args, rest
 
 
 def parse_server_args(argv: Sequence[str]) -> ServerArgs:
@@ -141,7 +143,8 @@ def announce(server_args: ServerArgs) -> None:
 
 def serve(argv: Sequence[str]) -> None:
     """Run the server until it is stopped; blocks."""
-    check_address_of(argv)
+    program_args, sglang_argv = parse_program_args(_with_config_file(argv))
+    check_address_of(sglang_argv)
     from sglang.srt.plugins import load_plugins
     from sglang.srt.utils import kill_process_tree
     from sglang.srt.utils.common import suppress_noisy_warnings
@@ -150,7 +153,6 @@ def serve(argv: Sequence[str]) -> None:
 
     suppress_noisy_warnings()
     load_plugins()
-    program_args, sglang_argv = parse_program_args(_with_config_file(argv))
     server_args = parse_server_args(sglang_argv)
     check_address(server_args.host, server_args.port)
     try:

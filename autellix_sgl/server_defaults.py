@@ -14,10 +14,11 @@ from pathlib import Path
 from autellix_sgl import default_model
 from autellix_sgl.runtime.platform import uses_cpu_engine
 
-# Memory for KV: at most this share of what is free, and never more tokens than a CPU can fill
-# usefully (at 2,000 tokens a second, 65,536 are half a minute of prefill).
+# Memory for KV: at most this share of what is free, and no more tokens than a CPU can make use of
+# (at 2,000 tokens a second, 32,768 are a quarter of a minute of prefill): allocating them is part of
+# every start.
 KV_MEMORY_SHARE = 0.25
-MAX_POOL_TOKENS = 65_536
+MAX_POOL_TOKENS = 32_768
 MIN_POOL_TOKENS = 4_096
 
 # For a model whose configuration is not on disk yet: an 8B Llama's 32 layers of 8 heads of 128.

@@ -6,8 +6,9 @@
 
 ``speed`` runs both servers at once, with the same weights, and measures them in turns: in every
 round each workload goes to one and then the other, the order changing from round to round. Only
-ratios of one round are comparable on a machine that does other things too. Prompts are random
-tokens, so nothing is cached. A decode time is that of a long answer less that of a one-token answer.
+ratios of one round are comparable on a machine that does other things too; ``nice -n -15`` before the
+command keeps those away. Prompts are random tokens, so nothing is cached. A decode time is that of a
+long answer less that of a one-token answer.
 
 ``text`` compares greedy answers in float32, token by token.
 """
@@ -342,6 +343,8 @@ def main(argv: Sequence[str]) -> None:
     args = top.parse_args(argv)
     if getattr(args, "against", None) == "vllm" and args.vllm_python is None:
         top.error("--against vllm needs --vllm-python")
+    # A killed measurement ends its servers too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     args.run(args)
 
 

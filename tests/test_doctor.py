@@ -186,7 +186,7 @@ def test_every_rank_is_judged(
     server.answer("/server_info", server_info(state, tp_size=tp_size))
     status, text = ask(server, capsys)
     assert status == 1
-    assert f"WRONG  replica 0: {complaint}" in text
+    assert f"WRONG  Replica 0: {complaint}" in text
 
 
 def test_the_api_key_is_sent_to_both_endpoints(server: FakeServer) -> None:

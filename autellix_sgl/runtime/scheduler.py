@@ -440,6 +440,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
         """What doctor, metrics and calibration want to know; JSON-ready."""
         calls = self.calls
         return {
+            "replica": self._replica,
             "policy": calls.policy.name,
             "levels": list(calls.levels.describe()),
             "starvation_ratio": calls.starvation_ratio,

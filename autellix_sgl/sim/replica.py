@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from heapq import heappop, heappush
 
 from autellix_sgl.core import CallStamp, Candidate, Running, StepWork, choose_victims
@@ -17,7 +18,7 @@ from autellix_sgl.errors import ConfigError
 from autellix_sgl.sim.hardware import ServerModel
 from autellix_sgl.sim.prefix_cache import Branch, PrefixCache
 from autellix_sgl.sim.seam import CallRecord, Scheduler, preempts
-from autellix_sgl.workloads import ProgramTrace
+from autellix_sgl.workloads import ProgramTrace, TracedCall
 
 # Upstream's cap on the output tokens that admission keeps room for.
 CLIP_NEW_TOKENS = 4096
@@ -26,41 +27,42 @@ SPARE_CANDIDATES = 1
 
 
 class SimCall:
-    """A call at a replica. ``length``: its context so far; ``end``: ``Replica.decoded`` when done.
+    """A call at a replica. ``length``: its context so far, as of its last admission.
 
-    ``prefill_left`` tokens are still to be computed before it decodes; ``grown`` were written by
-    decoding since it was admitted.
+    ``prefill_left`` tokens are still to be computed before it decodes. While it decodes, it joined
+    the batch when ``Replica.decoded`` was ``joined_at`` and is done when that is ``end``.
     """
 
     __slots__ = (
-        "branch", "end", "grown_from", "id", "index", "length", "output_left",
-        "prefill_left", "program", "record",
+        "branch", "end", "id", "joined_at", "length", "output_left", "prefill_left", "record",
     )  # fmt: skip
 
-    def __init__(self, call_id: str, program: ProgramTrace, index: int, branch: Branch) -> None:
+    def __init__(self, record: CallRecord, call_id: str, traced: TracedCall, branch: Branch) -> None:
+        self.record = record
         self.id = call_id
-        self.program = program
-        self.index = index
         self.branch = branch
-        self.length = program.calls[index].prompt_tokens
-        self.output_left = program.calls[index].output_tokens
+        self.length = traced.prompt_tokens
+        self.output_left = traced.output_tokens
         self.prefill_left = 0
-        self.grown_from = self.length
+        self.joined_at = 0
         self.end = 0
-        self.record: CallRecord | None = None
 
 
+@dataclass(slots=True)
 class Counters:
-    """Totals of one replica over a run."""
+    """Totals of one replica over a run. ``jumps``: rounds that stood for the ``steps``."""
 
-    __slots__ = (
-        "busy_ms", "cached_tokens", "computed_tokens", "decode_steps", "jumps", "preemptions",
-        "prompt_tokens", "recomputed_tokens", "retractions", "steps", "victim_passes",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        for name in self.__slots__:
-            setattr(self, name, 0)
+    busy_ms: float = 0.0
+    steps: int = 0
+    jumps: int = 0
+    decode_steps: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    computed_tokens: int = 0
+    recomputed_tokens: int = 0
+    preemptions: int = 0
+    retractions: int = 0
+    victim_passes: int = 0
 
 
 class Replica:
@@ -73,12 +75,13 @@ class Replica:
         self.counters = Counters()
         self.decoded = 0  # decode steps so far
         self._known: dict[str, SimCall] = {}
-        self._inbox: list[tuple[SimCall, CallStamp]] = []
+        self._inbox: list[tuple[str, TracedCall, Branch, CallStamp]] = []
         self._prefilling: list[SimCall] = []
         self._decoding: dict[str, SimCall] = {}
         self._ends: list[tuple[int, int, SimCall]] = []
         self._entries = 0
         self._context_tokens = 0
+        self._end_sum = 0
         self._decodes: tuple[str, ...] | None = None
         self._refused_for_memory = False
         self._preempts = preempts(scheduler)
@@ -95,7 +98,7 @@ class Replica:
                 f"the pool holds {self.server.kv_tokens}: use --scale or a larger pool"
             )
         branch = self.cache.branch_of(program, index)
-        self._inbox.append((SimCall(call_id, program, index, branch), stamp))
+        self._inbox.append((call_id, call, branch, stamp))
 
     @property
     def load(self) -> int:
@@ -118,9 +121,9 @@ class Replica:
         *until_ms* is how far from now the next event from outside is; a jump goes no further than
         the first step boundary at or past it.
         """
-        for call, stamp in self._inbox:
-            self._known[call.id] = call
-            call.record = self.calls.arrive(call.id, stamp)
+        for call_id, traced, branch, stamp in self._inbox:
+            record = self.calls.arrive(call_id, stamp)
+            self._known[call_id] = SimCall(record, call_id, traced, branch)
         self._inbox.clear()
         victims = self._preemption_pass()
         self._admit()
@@ -142,7 +145,7 @@ class Replica:
         best = calls.first_waiting_key()
         victims = self._park(best)
         # Nobody is worse than the best that waits, so nobody can be a victim: most passes.
-        worst = max((c.record.key for c in self._decoding.values()), default=best)  # type: ignore[union-attr]
+        worst = max((c.record.key for c in self._decoding.values()), default=best)
         if worst > best:
             victims += self._make_way()
         self.counters.preemptions += len(victims)
@@ -166,19 +169,19 @@ class Replica:
         for call_id in self.calls.waiting():
             call = self._known[call_id]
             asked = self._asked_tokens(call) if self._refused_for_memory else 0
-            yield Candidate(call.record.key, asked)  # type: ignore[union-attr]
+            yield Candidate(call.record.key, asked)
 
     def _as_running(self, call: SimCall) -> Running:
         left = call.end - self.decoded
-        length = call.length + self.decoded - call.grown_from
+        length = call.length + self.decoded - call.joined_at
         reserved = int(min(left, CLIP_NEW_TOKENS) * self.server.reserve)
-        return Running(call.id, call.record.key, length + reserved, left)  # type: ignore[union-attr]
+        return Running(call.id, call.record.key, length + reserved, left)
 
     def _park(self, best: object) -> list[SimCall]:
         """Take a half-done prefill out of a better call's way; the last chunk is let through."""
         parked = []
         for call in self._prefilling:
-            key = call.record.key  # type: ignore[union-attr]
+            key = call.record.key
             if key > best and call.prefill_left > self.server.chunk_tokens:
                 self.cache.release(call.branch, call.length - call.prefill_left, 0)
                 parked.append(call)
@@ -198,7 +201,7 @@ class Replica:
 
     def _free_tokens(self) -> int:
         """Free or evictable KV, less what running calls may still write."""
-        left = sum(call.end for call in self._decoding.values()) - self.decoded * len(self._decoding)
+        left = self._end_sum - self.decoded * len(self._decoding)
         return self.cache.available - int(left * self.server.reserve)
 
     def _admit(self) -> None:
@@ -229,14 +232,12 @@ class Replica:
         """Into the batch: lock its context, count what is cached and what is to be computed."""
         matched = self.cache.matched(call.branch, call.length)
         call.prefill_left = max(1, call.length - matched)  # the last token is always computed
-        traced = call.program.calls[call.index]
-        if call.record is not None and getattr(call.record, "preemptions", 0):
+        if call.record.preemptions:
             self.counters.recomputed_tokens += call.prefill_left
-        elif call.output_left == traced.output_tokens:
+        else:
             self.counters.prompt_tokens += call.length
             self.counters.cached_tokens += call.length - call.prefill_left
         self.cache.acquire(call.branch, call.length)
-        call.grown_from = call.length
         self.calls.admit(call.id)
         self._prefilling.append(call)
 
@@ -340,11 +341,12 @@ class Replica:
 
     def _join(self, call: SimCall) -> None:
         # The token of the prefill was counted by grow, before the first decode step.
-        call.grown_from = self.decoded
+        call.joined_at = self.decoded
         call.end = self.decoded + call.output_left
         self._decoding[call.id] = call
         self._decodes = None
         self._context_tokens += call.length
+        self._end_sum += call.end
         self._entries += 1
         heappush(self._ends, (call.end, self._entries, call))
 
@@ -356,9 +358,10 @@ class Replica:
         """Out of the decoding batch; its tokens stay in the tree until they are evicted."""
         del self._decoding[call.id]
         self._decodes = None
-        steps = self.decoded - call.grown_from
+        steps = self.decoded - call.joined_at
         call.length += steps
         call.output_left = call.end - self.decoded
+        self._end_sum -= call.end
         call.end = -1
         self._context_tokens -= call.length
         self.cache.release(call.branch, call.length, steps + 1)
@@ -366,7 +369,7 @@ class Replica:
     def _make_room(self) -> None:
         """Under memory pressure give up the worst calls until one more decode step fits."""
         while len(self._decoding) > 1 and self.cache.available < self._num_running:
-            worst = max(self._decoding.values(), key=lambda c: c.record.key)  # type: ignore[union-attr]
+            worst = max(self._decoding.values(), key=lambda c: c.record.key)
             self._leave_batch(worst)
             self.calls.requeue(worst.id)
             self.counters.retractions += 1

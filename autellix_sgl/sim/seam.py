@@ -12,6 +12,8 @@ from autellix_sgl.core.cost import CostModel
 class CallRecord(Protocol):
     """The live record of a call: its place in the order, and what it has had."""
 
+    preemptions: int
+
     @property
     def key(self) -> Any: ...
 

@@ -27,25 +27,12 @@ def failed_start(*flags: str, timeout_s: float = 120) -> subprocess.CompletedPro
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        (["--program-policy", "lottery"], "--program-policy"),
-        (["--program-levels", "0"], "--program-levels"),
-        (["--program-levels", "many"], "--program-levels"),
-        (["--program-first-quantum-ms", "-5"], "--program-first-quantum-ms"),
-        (["--program-first-quantum-ms", "nan"], "--program-first-quantum-ms"),
-        (["--program-quantum-growth", "0.5"], "--program-quantum-growth"),
-        (["--program-starvation-ratio", "-1"], "--program-starvation-ratio"),
-        (["--program-schedule-interval", "0"], "--program-schedule-interval"),
-        (["--program-lease-s", "0"], "--program-lease-s"),
-        (["--program-max-programs", "-3"], "--program-max-programs"),
-        (["--program-cost-model", "/nonexistent.json"], "--program-cost-model"),
         (["--pp-size", "2"], "--pp-size"),
         (["--enable-priority-scheduling"], "--enable-priority-scheduling"),
-        (["--disable-radix-cache"], "--disable-radix-cache"),
         (["--schedule-policy", "hrrn"], "--schedule-policy"),
-        (["--tokenizer-worker-num", "2"], "--tokenizer-worker-num"),
     ],
 )
-def test_a_start_that_makes_no_sense_names_the_flag(
+def test_a_mode_that_does_not_fit_is_refused_by_name(
     flags: list[str], named: str, tiny_model: Path
 ) -> None:
     """Non-zero exit, and the last line names the flag at fault."""

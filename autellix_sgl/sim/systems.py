@@ -1,0 +1,95 @@
+"""The systems that are compared: a name to a scheduler and a server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from autellix_sgl.core import CallScheduler, CallStamp, Levels, policy_named
+from autellix_sgl.core.scheduler import Recorder
+from autellix_sgl.errors import ConfigError
+from autellix_sgl.sim.hardware import ServerModel
+from autellix_sgl.sim.oracles import RankScheduler
+from autellix_sgl.sim.seam import Scheduler
+
+RemainingOf = Callable[[str], float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """The scheduler's parameters; the defaults are the server's own flags' defaults."""
+
+    levels: Levels = Levels.geometric(8, 200.0, 2.0)
+    starvation_ratio: float = 8.0
+    interval: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """``table_policy`` accumulates service in the process table; ``server`` adapts the hardware."""
+
+    name: str
+    about: str
+    table_policy: str
+    prefix_cache: bool = True
+
+    def server(self, server: ServerModel) -> ServerModel:
+        return server if self.prefix_cache else replace(server, prefix_cache=False)
+
+    def scheduler(
+        self,
+        server: ServerModel,
+        tuning: Tuning,
+        remaining_of: RemainingOf,
+        record: Recorder | None = None,
+    ) -> Scheduler:
+        """A fresh scheduler for one replica. *remaining_of* is for the clairvoyant only."""
+        if self.name in ORACLES:
+            return _oracle(self.name, server, tuning, remaining_of)
+        return CallScheduler(
+            policy_named(self.table_policy),
+            tuning.levels,
+            server.cost,
+            starvation_ratio=tuning.starvation_ratio,
+            interval=tuning.interval,
+            record=record,
+        )
+
+
+ORACLES = ("las", "srpt")
+
+
+def _oracle(
+    name: str, server: ServerModel, tuning: Tuning, remaining_of: RemainingOf
+) -> RankScheduler:
+    def attained(call_id: str, stamp: CallStamp) -> float:
+        return stamp.priority_ms
+
+    def remaining(call_id: str, stamp: CallStamp) -> float:
+        return remaining_of(stamp.program)
+
+    falling = name == "srpt"
+    rank_of = remaining if falling else attained
+    return RankScheduler(rank_of, server.cost, falling=falling, interval=tuning.interval)
+
+
+SYSTEMS: Mapping[str, System] = {
+    system.name: system
+    for system in (
+        System("vllm", "arrival order, no prefix cache (vLLM 0.6.1)", "fcfs", prefix_cache=False),
+        System("fcfs", "arrival order (vLLM-opt)", "fcfs"),
+        System("mlfq", "multi-level feedback over each call's own service", "mlfq"),
+        System("plas", "multi-level over the program's total service", "plas"),
+        System("atlas", "multi-level over the program's longest chain", "atlas"),
+        System("las", "oracle: least attained service, unbinned", "plas"),
+        System("srpt", "oracle: least remaining service, reads the trace", "plas"),
+    )
+}
+
+
+def system_named(name: str) -> System:
+    """The system of that name; raises ConfigError that lists the known ones."""
+    try:
+        return SYSTEMS[name]
+    except KeyError:
+        raise ConfigError(f"unknown system {name!r} (known: {', '.join(SYSTEMS)})") from None
