@@ -15,8 +15,8 @@ from autellix_sgl import default_model
 from autellix_sgl.runtime.platform import uses_cpu_engine
 
 # Memory for KV: at most this share of what is free, and no more tokens than a CPU can make use of
-# (at 2,000 tokens a second, 32,768 are a quarter of a minute of prefill): allocating them is part of
-# every start.
+# (at 2,000 tokens a second, 32,768 are a quarter of a minute of prefill), since every start has to
+# allocate them.
 KV_MEMORY_SHARE = 0.25
 MAX_POOL_TOKENS = 32_768
 MIN_POOL_TOKENS = 4_096
@@ -126,7 +126,7 @@ def _running_calls() -> int:
 
 
 def _available_bytes() -> int:
-    """Memory this process may still take: what the system has free, within its container's limit."""
+    """Memory this process may still take: what the system has free, or its container's limit."""
     fields = dict(
         line.split(":", 1) for line in Path("/proc/meminfo").read_text("ascii").splitlines()
     )

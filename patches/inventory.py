@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from autellix_sgl.patches import cpu_paged_allocator, scheduler_class
+from autellix_sgl.patches import (
+    cpu_last_loc,
+    cpu_paged_allocator,
+    cpu_support_triton,
+    scheduler_class,
+)
 from autellix_sgl.patches.record import Patch
 
-PATCHES: tuple[Patch, ...] = (scheduler_class.PATCH, cpu_paged_allocator.PATCH)
+PATCHES: tuple[Patch, ...] = (
+    scheduler_class.PATCH,
+    cpu_paged_allocator.PATCH,
+    cpu_support_triton.PATCH,
+    cpu_last_loc.PATCH,
+)
 
 # Overridden through seams that need no patch: the launcher's own arguments.
 TOKENIZER_MANAGER_METHODS = tuple(

@@ -143,7 +143,7 @@ def test_a_missing_package_is_one_clear_line(
     """Without the package that carries the weights, the message names it and the ways out."""
     monkeypatch.undo()
     monkeypatch.setattr(default_model, "DISTRIBUTION", "no-such-package")
-    with pytest.raises(ModelError, match="no-such-package.*--model-path"):
+    with pytest.raises(ModelError, match=r"no-such-package.*--model-path"):
         default_model._gguf_file()
 
 

@@ -6,6 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -21,7 +24,7 @@ CPU = {"SGLANG_USE_CPU_ENGINE": "1"}
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """A machine with one NVIDIA device and torch built for it; tests take away from that."""
     platform.has_gpu.cache_clear()
     monkeypatch.delenv("SGLANG_USE_CPU_ENGINE", raising=False)
@@ -82,7 +85,7 @@ def test_with_a_gpu_preparing_changes_nothing(machine: pytest.MonkeyPatch) -> No
 
 
 def test_a_missing_kernel_can_be_imported_and_explains_itself_when_called() -> None:
-    """The stand-in lets SGLang's imports pass; the first call says what is missing and the ways out."""
+    """The stand-in lets SGLang's imports pass; a call says what is missing and the ways out."""
     kernels = platform.KernelStandIn()
     kernel = kernels.assign_req_to_token_pool_cpu
     with pytest.raises(NotImplementedError, match=r"sgl_kernel\.assign_req_to_token_pool_cpu"):
@@ -139,19 +142,14 @@ def test_a_spawned_child_is_prepared() -> None:
         import multiprocessing
         from autellix_sgl.runtime import platform
 
-        if __name__ == "__main__":
-            pool = multiprocessing.get_context("spawn").Pool(1)
-            with pool:
-                assert pool.apply(platform.uses_cpu_engine)
-                found = pool.apply(__import__, ("sgl_kernel",), {})
-        """.replace('found = pool.apply(__import__, ("sgl_kernel",), {})', "pass")
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            assert pool.apply(platform.torchvision_is_prepared)
+        """
     )
 
 
 def _python(script: str) -> None:
     """Run a script in a fresh interpreter, as on a machine without a GPU."""
-    import textwrap
-
     subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)],
         check=True,
@@ -181,8 +179,13 @@ def cpu_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def _flags(argv: list[str]) -> dict[str, str]:
+    """What is added, as flag and value; a switch has an empty one."""
     words = server_defaults.server_defaults(argv)
-    return dict(zip(words[::2], words[1::2], strict=True))
+    return {
+        word: "" if following.startswith("--") else following
+        for word, following in pairwise([*words, "--"])
+        if word.startswith("--")
+    }
 
 
 def test_without_flags_the_default_model_is_served_on_the_cpu(cpu_server: Path) -> None:

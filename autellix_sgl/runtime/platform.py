@@ -40,7 +40,7 @@ def prepare() -> None:
     os.environ[CPU_ENGINE] = "1"
     if importlib.util.find_spec("sgl_kernel") is None:
         sys.modules["sgl_kernel"] = KernelStandIn()
-    if "torchvision" not in sys.modules and not _declares_torchvision_operators():
+    if not torchvision_is_prepared():
         sys.meta_path.insert(0, TorchvisionOperators())
 
 
@@ -158,8 +158,11 @@ class TorchvisionOperators(importlib.abc.MetaPathFinder):
             _declare_torchvision_operators()
 
 
-def _declares_torchvision_operators() -> bool:
-    return any(isinstance(finder, TorchvisionOperators) for finder in sys.meta_path)
+def torchvision_is_prepared() -> bool:
+    """Whether importing torchvision works here: it was imported, or its operators are seen to."""
+    return "torchvision" in sys.modules or any(
+        isinstance(finder, TorchvisionOperators) for finder in sys.meta_path
+    )
 
 
 # A library's declarations live as long as the object that made them.

@@ -41,9 +41,12 @@ def activate_scheduler(program_args: ProgramArgs, scheduler_class: type[Any]) ->
 
     values: dict[str, Any] = {"scheduler_class": construct}
     if uses_cpu_engine():
+        from autellix_sgl.runtime import cpu
+        from autellix_sgl.runtime.cpu.install import HOOKS
         from autellix_sgl.runtime.cpu.paged_allocation import KERNELS
 
-        values["cpu_paged_allocator"] = KERNELS
+        cpu.install()
+        values |= {"cpu_paged_allocator": KERNELS, **HOOKS}
     report = activate("scheduler", values)
 
 

@@ -15,7 +15,7 @@ decide: all tensor-parallel ranks see the same messages and batches, so they dec
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -88,6 +88,8 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
     ) -> None:
         self.program_args = program_args
         self._stamps: dict[str, CallStamp] = {}
+        # Tokens a request that was taken out had computed; tokens computed a second time.
+        self._computed: dict[str, int] = {}
         self._recomputed: dict[str, int] = {}
         self._refused_for_memory = False
         self.counters = SchedulerCounters()
@@ -109,7 +111,9 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
             interval=args.schedule_interval,
             record=self.trace.record if self.trace else None,
         )
-        self.waiting_queue: WaitingCalls | AdmissionWindow = WaitingCalls(self.calls, self._stamps)
+        self.waiting_queue: WaitingCalls | AdmissionWindow = WaitingCalls(
+            self.calls, self._stamps, self._forget
+        )
         self.step_clock = StepClock(synchronous=self.device == "cpu")
 
     def init_schedule_policy(self) -> None:
@@ -181,9 +185,11 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
             self._forget(req)
 
     def _forget(self, req: Req) -> None:
+        """The request left for good, from wherever it was."""
         if req.rid in self.calls:
             self.calls.remove(req.rid)
         self._stamps.pop(req.rid, None)
+        self._computed.pop(req.rid, None)
         self._recomputed.pop(req.rid, None)
 
     def _report_of(self, req: Req) -> CallReport | None:
@@ -234,12 +240,17 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
         )
         return plan
 
+    def _remember_computed(self, taken_out: Iterable[Req]) -> None:
+        """Before requests leave the batch: how many tokens of each have been computed."""
+        for req in taken_out:
+            self._computed[req.rid] = req.kv.kv_committed_len
+
     def _count_recomputed(self, req: Req) -> None:
-        """After a preemption, count the tokens that have to be computed a second time."""
-        if self.calls.call(req.rid).preemptions:
-            tokens = req.extend_range.length
-            self._recomputed[req.rid] = self._recomputed.get(req.rid, 0) + tokens
-            self.counters.recomputed_tokens += tokens
+        """When one comes back: the computed tokens that the tree does not hold any more."""
+        lost = self._computed.pop(req.rid, 0) - len(req.prefix_indices)
+        if lost > 0:
+            self._recomputed[req.rid] = self._recomputed.get(req.rid, 0) + lost
+            self.counters.recomputed_tokens += lost
 
     @property
     def _spare_candidates(self) -> int:
@@ -283,6 +294,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
         )
         victims = [by_id[rid] for rid in chosen]
         if victims:
+            self._remember_computed(victims)
             preempt(running_batch, victims)
         elif self._refused_for_memory:
             # The head of the queue may be another call by now; let upstream look again.
@@ -351,6 +363,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
         ):
             return []
         self.chunked_req: Req | None = None
+        self._remember_computed([req])
         release_into_tree(req, self.tree_cache)
         self.counters.parked_prefills += 1
         return [req]
@@ -383,6 +396,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
             if not candidates:
                 break  # upstream's retraction knows what to do with the rest
             worst = max(candidates, key=lambda r: self.calls.call(r.rid).key)
+            self._remember_computed([worst])
             preempt(batch, [worst])
             victims.append(worst)
         if victims:
@@ -451,6 +465,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
             "waiting": calls.num_waiting,
             "running": calls.num_running,
             "calls_per_level": calls.calls_per_level(),
+            "remembered": len(self._stamps) + len(self._computed) + len(self._recomputed),
             "locked_tokens": int(self.tree_cache.protected_size()),
             "counters": self.counters.as_dict(),
             "processes": [report.as_dict() for report in self.process_reports],

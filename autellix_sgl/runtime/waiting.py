@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 
 from sglang.srt.managers.schedule_batch import Req
@@ -15,13 +15,19 @@ class WaitingCalls:
 
     Only the parts of a list that SGLang uses outside admission: append, pop, length, iteration and
     indexing, all in scheduling order. Appending an unknown request is its arrival, appending a
-    known one puts it back; popping is an abort. During admission the scheduler swaps a short
+    known one puts it back; popping is an abort, of which *forget* is told. During admission the scheduler swaps a short
     :class:`AdmissionWindow` in, so upstream never walks the whole queue.
     """
 
-    def __init__(self, calls: CallScheduler, stamps: Mapping[str, CallStamp]) -> None:
+    def __init__(
+        self,
+        calls: CallScheduler,
+        stamps: Mapping[str, CallStamp],
+        forget: Callable[[Req], None],
+    ) -> None:
         self._calls = calls
         self._stamps = stamps
+        self._forget = forget
         self._requests: dict[str, Req] = {}
 
     def append(self, request: Req) -> None:
@@ -42,7 +48,7 @@ class WaitingCalls:
         """Remove the request at *index* for good (SGLang pops only to abort)."""
         request = self[index]
         del self._requests[request.rid]
-        self._calls.remove(request.rid)
+        self._forget(request)
         return request
 
     def head(self, limit: int) -> list[Req]:

@@ -22,6 +22,9 @@ A100_8B = CostModel(
 )
 # (80 GB * 0.88 - 16.1 GB of weights) / 131,072 B a token.
 A100_8B_KV_TOKENS = 410_000
+# A token's 131,072 B over PCIe 4.0 at 25e9 B/s is 0.0052 ms, beside 0.08 ms to compute it: the
+# paper moves preempted KV to host memory and back in one transfer.
+A100_SWAP_COST = 0.065
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +35,10 @@ class ServerModel:
     ``mixed`` prefill chunks and decodes share a step (chunked prefill as in the paper's baseline);
     without, a step is one or the other and prefill goes first (SGLang's default). ``prefix_cache``
     off is vLLM 0.6.1 as the paper ran it: every prompt is computed whole. ``reserve``: the share of
-    a running call's remaining tokens that admission keeps room for. ``min_steps_left``: calls that
-    end sooner are not preempted.
+    a running call's remaining tokens that admission keeps room for. ``swap_cost``: a preempted
+    call's tokens that were evicted meanwhile come back from host memory at this share of a prefill;
+    1 means there is no host tier and they are computed again. ``min_steps_left``: calls that end
+    sooner are not preempted.
     """
 
     cost: CostModel = A100_8B
@@ -43,6 +48,7 @@ class ServerModel:
     mixed: bool = True
     prefix_cache: bool = True
     reserve: float = 0.5
+    swap_cost: float = A100_SWAP_COST
     min_steps_left: int = 3
 
     def __post_init__(self) -> None:
@@ -56,3 +62,5 @@ class ServerModel:
             )
         if not 0 <= self.reserve <= 1:
             raise ConfigError(f"server: reserve must be between 0 and 1, got {self.reserve}")
+        if not 0 < self.swap_cost <= 1:
+            raise ConfigError(f"server: swap_cost must be in (0, 1], got {self.swap_cost}")

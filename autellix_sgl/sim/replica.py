@@ -60,6 +60,7 @@ class Counters:
     cached_tokens: int = 0
     computed_tokens: int = 0
     recomputed_tokens: int = 0
+    reloaded_tokens: int = 0
     preemptions: int = 0
     retractions: int = 0
     victim_passes: int = 0
@@ -166,8 +167,16 @@ class Replica:
         return victims
 
     def _candidates(self) -> Iterator[Candidate]:
+        """The waiting calls, best first, as far as the step's prefill budget reaches.
+
+        Beyond it nobody is admitted now, so making way would only idle the victims' slots.
+        """
+        budget = self._prefill_budget()
         for call_id in self.calls.waiting():
+            if budget <= 0:
+                return
             call = self._known[call_id]
+            budget -= max(1, call.length - self.cache.matched(call.branch, call.length))
             asked = self._asked_tokens(call) if self._refused_for_memory else 0
             yield Candidate(call.record.key, asked)
 
@@ -194,6 +203,11 @@ class Replica:
     def _num_running(self) -> int:
         return len(self._decoding) + len(self._prefilling)
 
+    def _prefill_budget(self) -> int:
+        """Tokens of new prefill the next step has room for; below 0 if the half-done take it all."""
+        taken = len(self._decoding) if self.server.mixed else 0
+        return self.server.chunk_tokens - taken - sum(c.prefill_left for c in self._prefilling)
+
     def _asked_tokens(self, call: SimCall) -> int:
         """KV that admission wants for a call: what is not cached, and room for its output."""
         missing = call.length - self.cache.matched(call.branch, call.length)
@@ -207,8 +221,7 @@ class Replica:
     def _admit(self) -> None:
         """Fill the step's token budget: the half-done prefill first, then the head of the queue."""
         self._refused_for_memory = False
-        budget = self.server.chunk_tokens - (len(self._decoding) if self.server.mixed else 0)
-        budget -= sum(call.prefill_left for call in self._prefilling)
+        budget = self._prefill_budget()
         slots = self.server.slots - self._num_running
         if slots <= 0 or budget <= 0 or not self.calls.num_waiting:
             return
@@ -231,12 +244,16 @@ class Replica:
     def _start(self, call: SimCall) -> None:
         """Into the batch: lock its context, count what is cached and what is to be computed."""
         matched = self.cache.matched(call.branch, call.length)
-        call.prefill_left = max(1, call.length - matched)  # the last token is always computed
-        if call.record.preemptions:
-            self.counters.recomputed_tokens += call.prefill_left
-        else:
+        missing = max(1, call.length - matched)  # the last token is always computed
+        if not call.record.preemptions:
             self.counters.prompt_tokens += call.length
-            self.counters.cached_tokens += call.length - call.prefill_left
+            self.counters.cached_tokens += call.length - missing
+        elif self.server.swap_cost < 1:
+            self.counters.reloaded_tokens += missing - 1
+            missing = 1 + round((missing - 1) * self.server.swap_cost)
+        else:
+            self.counters.recomputed_tokens += missing
+        call.prefill_left = missing
         self.cache.acquire(call.branch, call.length)
         self.calls.admit(call.id)
         self._prefilling.append(call)

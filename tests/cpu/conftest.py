@@ -9,10 +9,10 @@ import pytest
 # Before torch is imported: on a busy machine its threads would spin through the small references.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import autellix_sgl.runtime  # noqa: E402, F401 (prepares the process for sglang)
-from autellix_sgl.runtime.cpu.build import KernelsUnavailable, load_kernels  # noqa: E402
-from autellix_sgl.runtime.cpu.fallback import TorchOps  # noqa: E402
-from autellix_sgl.runtime.cpu.ops import AttentionOps, Kernels  # noqa: E402
+import autellix_sgl.runtime  # noqa: F401 (prepares the process for sglang)
+from autellix_sgl.runtime.cpu.build import KernelsUnavailable, load_kernels
+from autellix_sgl.runtime.cpu.fallback import TorchOps
+from autellix_sgl.runtime.cpu.ops import AttentionOps, Kernels
 
 
 @pytest.fixture(scope="session")

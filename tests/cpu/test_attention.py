@@ -52,9 +52,7 @@ def test_heads(
 
 @pytest.mark.parametrize("counts", [(1, 70, 33), (1, 1, 1)])
 @pytest.mark.parametrize(("window", "cap"), [(0, 0.0), (7, 0.0), (200, 0.0), (-1, 5.0), (30, 5.0)])
-def test_score_rules(
-    ops: AttentionOps, counts: tuple[int, ...], window: int, cap: float
-) -> None:
+def test_score_rules(ops: AttentionOps, counts: tuple[int, ...], window: int, cap: float) -> None:
     """A sliding window hides older keys and a cap bounds scores, in decode and extend."""
     check(ops, replace(BASE, counts=counts, window=window, cap=cap))
 

@@ -73,7 +73,12 @@ def test_rotate(kernels: Kernels, dtype: torch.dtype, neox: bool, rotary_dim: in
     cos_sin = torch.cat([angles.cos(), angles.sin()], dim=-1).to(dtype)
     positions = torch.randint(50, (tokens,))
     kernels.rotate(
-        positions, projection[:, : 3 * size], projection[:, 3 * size : 4 * size], cos_sin, size, neox
+        positions,
+        projection[:, : 3 * size],
+        projection[:, 3 * size : 4 * size],
+        cos_sin,
+        size,
+        neox,
     )
     heads = before.double().view(tokens, 5, size).clone()
     cos, sin = cos_sin[positions].double().unsqueeze(1).chunk(2, dim=-1)
@@ -96,7 +101,9 @@ def test_concurrent_callers(kernels: Kernels) -> None:
 
     def work(i: int) -> None:
         exact = x.double() @ weights[i].double().T
-        if any(relative_error(kernels.linear(x, weights[i], None), exact) > 2e-6 for _ in range(200)):
+        if any(
+            relative_error(kernels.linear(x, weights[i], None), exact) > 2e-6 for _ in range(200)
+        ):
             wrong.append(i)
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(len(weights))]

@@ -16,6 +16,10 @@ from bench.servers import RunningServer, server_process
 # One unit of service a step, whatever it computes: what a call costs is what it was forced to do.
 UNIT_COST = {"base_ms": 1.0}
 
+# SGLang checks at every step that no KV leaked. One thread: the tiny model's operations are too
+# small to share, and threads that wait for each other are slow beside anything else that runs.
+SETTINGS = {"SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1", "OMP_NUM_THREADS": "1"}
+
 
 class Server(RunningServer):
     """A running server and the questions tests ask it."""
@@ -78,12 +82,11 @@ def running_server(
 ) -> Iterator[Server]:
     """Start a server on a free port, wait until it answers, and stop it whatever happens.
 
-    ``SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY`` makes SGLang check every step that no KV leaked.
     On leaving, the server must still be alive: its scheduler dies on a failed check.
     """
     cost_flags = [] if cost is None else ["--program-cost-model", cost_file(folder, cost)]
-    strict = {"SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1", **(env or {})}
-    with server_process(folder, [*cost_flags, *flags], env=strict) as running:
+    settings = {**SETTINGS, **(env or {})}
+    with server_process(folder, [*cost_flags, *flags], env=settings) as running:
         server = Server(running.url, running.process, running.log)
         yield server
         assert server.alive(), f"the server died:\n{server.tail()}"

@@ -131,6 +131,7 @@ def test_clients_that_go_away_leave_nothing_behind(tiny_model: Path, tmp_path: P
         state = server.wait_until_idle()
         programs = server.programs()
         assert state["calls_per_level"] == [0] * 12
+        assert state["remembered"] == 0
         assert all(not program["active_calls"] for program in programs.values())
         assert not any(name.startswith("storm-") for name in programs)
         aborted = sum(program["calls_aborted"] for program in programs.values())

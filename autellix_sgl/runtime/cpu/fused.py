@@ -168,7 +168,7 @@ def _rope(module: RotaryEmbedding, kernels: Kernels) -> Callable[..., Any]:
 
 
 def _has_rows(x: Tensor) -> bool:
-    return x.dim() == 2 and x.stride(1) == 1 or x.is_contiguous()
+    return (x.dim() == 2 and x.stride(1) == 1) or x.is_contiguous()
 
 
 class Products:

@@ -7,11 +7,8 @@ by a backend's *name* whether tensors may be handed to Triton, and know only ups
 
 from __future__ import annotations
 
-import importlib
 import os
-import sys
 from collections.abc import Callable
-from functools import partial, wraps
 from typing import Any
 
 BACKEND_NAME = "autellix_cpu"
@@ -36,8 +33,8 @@ def install() -> None:
     if BACKEND_NAME not in ATTENTION_BACKEND_CHOICES:
         add_attention_backend_choices([BACKEND_NAME])
     register_attention_backend(BACKEND_NAME)(_create)
-    for target, hook in HOOKS.items():
-        _wrap(target, hook)
+    for patch in (cpu_support_triton.PATCH, cpu_last_loc.PATCH):
+        patch.apply(HOOKS[patch.name])
 
 
 def _create(runner: Any) -> Any:
@@ -63,20 +60,8 @@ def get_last_loc(
     return original(table, requests, prefix_lengths)
 
 
+# What each patch of that name puts around its target.
 HOOKS: dict[str, Callable[..., Any]] = {
-    "sglang.srt.utils.common:support_triton": support_triton,
-    "sglang.srt.mem_cache.allocation:get_last_loc": get_last_loc,
+    cpu_support_triton.PATCH.name: support_triton,
+    cpu_last_loc.PATCH.name: get_last_loc,
 }
-
-
-def _wrap(target: str, hook: Callable[..., Any]) -> None:
-    """Wrap an upstream function wherever a module already holds it."""
-    module_name, name = target.split(":")
-    original = getattr(importlib.import_module(module_name), name)
-    if getattr(original, "autellix_hook", None) is hook:
-        return
-    wrapper = wraps(original)(partial(hook, original))
-    wrapper.autellix_hook = hook  # type: ignore[attr-defined]
-    for module in list(sys.modules.values()):
-        if module is not None and vars(module).get(name) is original:
-            setattr(module, name, wrapper)

@@ -1,0 +1,26 @@
+"""Find the last cached slot without Triton, for pages of several tokens on the CPU."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from autellix_sgl.patches.record import Patch
+from autellix_sgl.patches.wrapping import is_wrapped, wrap
+
+TARGET = "sglang.srt.mem_cache.allocation:get_last_loc"
+
+PATCH = Patch(
+    name="cpu_last_loc",
+    target=TARGET,
+    kind="wrap a function, on the CPU only",
+    reason=(
+        "get_last_loc chooses between a Triton kernel and a torch form by the attention "
+        "backend's name, as support_triton does, and knows only upstream's names."
+    ),
+    upstream="none",
+    remove_when="attention backends say themselves whether they use Triton",
+    since="0.5.21",
+    depends=(),
+    apply=partial(wrap, TARGET),
+    in_effect=partial(is_wrapped, TARGET),
+)
