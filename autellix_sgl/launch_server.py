@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import autellix_sgl.runtime  # noqa: F401 (its import prepares this process and its children)
 from autellix_sgl.config import ProgramArgs, add_program_arguments
 from autellix_sgl.errors import ActivationError, AutellixError, ConfigError
+from autellix_sgl.runtime.platform import uses_cpu_engine
 from autellix_sgl.server_defaults import flag_value, server_defaults
 
 if TYPE_CHECKING:
@@ -149,10 +150,13 @@ def serve(argv: Sequence[str]) -> None:
     from sglang.srt.utils import kill_process_tree
     from sglang.srt.utils.common import suppress_noisy_warnings
 
+    from autellix_sgl.runtime import cpu
     from autellix_sgl.runtime.server import launch
 
     suppress_noisy_warnings()
     load_plugins()
+    if uses_cpu_engine():
+        cpu.install()  # before the flags are read: it adds a choice to one of them
     server_args = parse_server_args(sglang_argv)
     check_address(server_args.host, server_args.port)
     try:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autellix_sgl import default_model
+from autellix_sgl.runtime.cpu import BACKEND_NAME as CPU_ATTENTION_BACKEND
 from autellix_sgl.runtime.platform import uses_cpu_engine
 
 # Memory for KV: at most this share of what is free, and no more tokens than a CPU can make use of
@@ -73,7 +74,9 @@ def _cpu_defaults(model: Path) -> dict[str, str]:
     config = _model_config(model)
     defaults = {
         "--device": "cpu",
-        "--attention-backend": "torch_native",
+        "--attention-backend": CPU_ATTENTION_BACKEND,
+        # Graph capture is SGLang's default wherever it does not know the backend to lack it.
+        "--disable-cuda-graph": SWITCH,
         "--sampling-backend": "pytorch",
         # Otherwise an idle scheduler polls its sockets with a core that the model could use.
         "--sleep-on-idle": SWITCH,

@@ -6,9 +6,8 @@
 
 ``speed`` runs both servers at once, with the same weights, and measures them in turns: in every
 round each workload goes to one and then the other, the order changing from round to round. Only
-ratios of one round are comparable on a machine that does other things too; ``nice -n -15`` before the
-command keeps those away. Prompts are random tokens, so nothing is cached. A decode time is that of a
-long answer less that of a one-token answer.
+ratios of one round are comparable on a machine that does other things too. Prompts are random
+tokens, so nothing is cached. A decode time is a long answer's less a one-token answer's.
 
 ``text`` compares greedy answers in float32, token by token.
 """

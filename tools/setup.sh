@@ -68,6 +68,8 @@ all_done() {
 
 supported() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
+version_of() { { command -v "$1" >/dev/null && "$1" --version 2>&1 | head -n 1; } || echo "not there"; }
+
 # The Python to use: the one of PYTHON=, else the first on the path that is new enough.
 find_python() {
     local candidate
@@ -96,6 +98,7 @@ run_step() {
     fi
     echo "$title ..."
     echo "=== $step, $(date)" >>"$log"
+    rm -f "$stamps/$step"
     "run_$step" >>"$log" 2>&1 &
     worker=$!
     while kill -0 "$worker" 2>/dev/null; do
@@ -107,7 +110,11 @@ run_step() {
     echo "      done in $((SECONDS - began)) s"
 }
 
-last_line() { tail -c 4000 "$log" | tr '\r' '\n' | grep -v '^ *$' | tail -n 1 | cut -c1-100; }
+last_line() {
+    # pip draws its progress with more than ASCII, which `cut` would take apart.
+    tail -c 4000 "$log" | tr '\r' '\n' | LC_ALL=C tr -cd '\n -~' | grep -v '^ *$' | tail -n 1 |
+        cut -c1-100
+}
 
 # The last line that calls itself an error; else the last line of all.
 cause() { grep -iE '^ *(error|fatal|.*Error:)' "$log" | tail -n 1 | cut -c1-200 | grep . || last_line; }
@@ -122,8 +129,8 @@ interrupted() {
 
 all_done && exit 0
 
-python=$(find_python) ||
-    fail "Python 3.11 or newer is needed, ${PYTHON:-python3} is $("${PYTHON:-python3}" --version 2>&1 | head -n 1); name another with PYTHON=/path/to/python"
+python=$(find_python) || fail "Python 3.11 or newer is needed and ${PYTHON:-python3} is \
+$(version_of "${PYTHON:-python3}"); name another with PYTHON=/path/to/python"
 require_disk_space
 
 # One at a time. The lock is on this file, since the environment may be about to be removed.

@@ -33,6 +33,15 @@ def run_program_scheduler(program_args: ProgramArgs, *args: Any, **kwargs: Any) 
     upstream_scheduler.run_scheduler_process(*args, **kwargs)
 
 
+def run_stock_scheduler(*args: Any, **kwargs: Any) -> None:
+    """One scheduler process with SGLang's own scheduler, on the CPU with our attention backend."""
+    if uses_cpu_engine():
+        from autellix_sgl.runtime import cpu
+
+        cpu.install()
+    upstream_scheduler.run_scheduler_process(*args, **kwargs)
+
+
 def activate_scheduler(program_args: ProgramArgs, scheduler_class: type[Any]) -> None:
     """Make this process's ``run_scheduler_process`` construct *scheduler_class*, or raise."""
 

@@ -23,11 +23,16 @@ def launch(
 ) -> None:
     """Run the server until it stops; *on_ready* is called once it answers.
 
-    With the stock policy this is SGLang's own launch and nothing else. Raises ConfigError for a
-    mode that does not fit, ActivationError if SGLang is not the version we know.
+    With the stock policy this is SGLang's own launch (on the CPU with our attention backend, if it
+    is the one asked for). Raises ConfigError for a mode that does not fit, ActivationError if SGLang
+    is not the version we know.
     """
     if program_args.stock:
-        http_server.launch_server(server_args, launch_callback=on_ready)
+        http_server.launch_server(
+            server_args,
+            run_scheduler_process_func=processes.run_stock_scheduler,
+            launch_callback=on_ready,
+        )
         return
     server_args.resolve_once()
     check_supported(resolving_view(server_args), program_args)

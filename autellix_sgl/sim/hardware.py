@@ -22,8 +22,8 @@ A100_8B = CostModel(
 )
 # (80 GB * 0.88 - 16.1 GB of weights) / 131,072 B a token.
 A100_8B_KV_TOKENS = 410_000
-# A token's 131,072 B over PCIe 4.0 at 25e9 B/s is 0.0052 ms, beside 0.08 ms to compute it: the
-# paper moves preempted KV to host memory and back in one transfer.
+# A token's 131,072 B over PCIe 4.0 at 25e9 B/s is 0.0052 ms, beside 0.08 ms to compute it:
+# the paper moves KV to host memory and back in one transfer, SGLang does with its hierarchical cache.
 A100_SWAP_COST = 0.065
 
 
@@ -35,10 +35,10 @@ class ServerModel:
     ``mixed`` prefill chunks and decodes share a step (chunked prefill as in the paper's baseline);
     without, a step is one or the other and prefill goes first (SGLang's default). ``prefix_cache``
     off is vLLM 0.6.1 as the paper ran it: every prompt is computed whole. ``reserve``: the share of
-    a running call's remaining tokens that admission keeps room for. ``swap_cost``: a preempted
-    call's tokens that were evicted meanwhile come back from host memory at this share of a prefill;
-    1 means there is no host tier and they are computed again. ``min_steps_left``: calls that end
-    sooner are not preempted.
+    a running call's remaining tokens that admission keeps room for. ``swap_cost``: KV
+    that was evicted comes back from host memory at this share of a prefill token's time, 1 means
+    that there is no host tier and it is computed again. The host tier is taken as unlimited: 1 TB
+    holds 8 million tokens. ``min_steps_left``: calls that end sooner are not preempted.
     """
 
     cost: CostModel = A100_8B

@@ -18,13 +18,14 @@ from autellix_sgl.workloads import ProgramTrace, TracedCall
 
 
 class Branch:
-    """``start``: tokens above it; ``held``: own tokens in memory; ``tip``: where its calls end.
+    """``start``: tokens above it; ``held``: own tokens in memory, ``written`` the most there ever were
+    (what a host tier keeps); ``tip``: where its calls end.
 
     ``locks`` counts the running calls on it and its locked children, ``children`` the branches in
     memory that hang on it; either keeps all of it from eviction. ``number`` breaks ties.
     """
 
-    __slots__ = ("children", "held", "locks", "number", "parent", "start", "tip", "used_at")
+    __slots__ = ("children", "held", "locks", "number", "parent", "start", "tip", "used_at", "written")
 
     def __init__(self, number: int, parent: Branch | None, start: int, tip: int) -> None:
         self.number = number
@@ -32,6 +33,7 @@ class Branch:
         self.start = start
         self.tip = tip
         self.held = 0
+        self.written = 0
         self.locks = 0
         self.children = 0
         self.used_at = 0
@@ -113,6 +115,16 @@ class PrefixCache:
             node = node.parent
         return 0
 
+    def written(self, branch: Branch, length: int) -> int:
+        """How many of a context's first *length* tokens have ever been in memory."""
+        node: Branch | None = branch
+        while node is not None:
+            if node.written:
+                return min(length, node.start + node.written)
+            length = min(length, node.start)
+            node = node.parent
+        return 0
+
     def acquire(self, branch: Branch, length: int) -> None:
         """Lock the context and take memory for its first *length* tokens; see :meth:`fits`."""
         self._lock(branch)
@@ -160,6 +172,7 @@ class PrefixCache:
             if not held:
                 self._offer(branch.parent)
         branch.held = held
+        branch.written = max(branch.written, held)
         self.used += change
         if branch.locks:
             self.locked += change

@@ -243,17 +243,19 @@ class Replica:
 
     def _start(self, call: SimCall) -> None:
         """Into the batch: lock its context, count what is cached and what is to be computed."""
-        matched = self.cache.matched(call.branch, call.length)
-        missing = max(1, call.length - matched)  # the last token is always computed
-        if not call.record.preemptions:
-            self.counters.prompt_tokens += call.length
-            self.counters.cached_tokens += call.length - missing
-        elif self.server.swap_cost < 1:
-            self.counters.reloaded_tokens += missing - 1
-            missing = 1 + round((missing - 1) * self.server.swap_cost)
+        cached = min(self.cache.matched(call.branch, call.length), call.length - 1)
+        reloaded = 0
+        if self.server.swap_cost < 1:
+            known = min(self.cache.written(call.branch, call.length), call.length - 1)
+            reloaded = known - cached
+        computed = call.length - cached - reloaded  # at least the last token
+        call.prefill_left = computed + round(reloaded * self.server.swap_cost)
+        self.counters.reloaded_tokens += reloaded
+        if call.record.preemptions:
+            self.counters.recomputed_tokens += computed
         else:
-            self.counters.recomputed_tokens += missing
-        call.prefill_left = missing
+            self.counters.prompt_tokens += call.length
+            self.counters.cached_tokens += cached
         self.cache.acquire(call.branch, call.length)
         self.calls.admit(call.id)
         self._prefilling.append(call)

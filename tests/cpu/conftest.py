@@ -1,4 +1,4 @@
-"""The compiled kernels, built at most once a machine; their tests are skipped without a compiler."""
+"""The compiled kernels, built at most once a machine; without a compiler their tests skip."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass, replace
 
@@ -33,7 +34,7 @@ class Case:
 
     @property
     def scale(self) -> float:
-        return self.head_size**-0.5
+        return 1.0 / math.sqrt(self.head_size)
 
 
 @dataclass(frozen=True, slots=True)

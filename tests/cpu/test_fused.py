@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from sglang.srt.layers.activation import SiluAndMul
@@ -24,8 +26,8 @@ def no_fp32_head(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "_wants_fp32_head", lambda model: False)
 
 
-def linear_layer(method: type, n: int = 48, k: int = 64) -> nn.Linear:
-    layer = nn.Linear(k, n, bias=False).requires_grad_(False)
+def linear_layer(method: type, n: int = 48, k: int = 64) -> Any:
+    layer: Any = nn.Linear(k, n, bias=False).requires_grad_(False)
     layer.quant_method = method()
     return layer
 

@@ -1,6 +1,6 @@
 """The CPU fast path: an attention backend for SGLang and what else makes a step cheap on a CPU.
 
-    install.py     registers the backend with SGLang under BACKEND_NAME; what upstream must know of it
+    install.py     registers the backend with SGLang, and what upstream must know of it
     attention.py   the AttentionBackend: a step's metadata in, kernels out
     fused.py       fused norm, rope, SwiGLU and small matrix products, put on one model's modules
     build.py       compiles kernels/ once a machine, and loads them

@@ -29,7 +29,7 @@ MAX_HEAD_SIZE = 256
 
 
 def create_backend(runner: ModelRunner) -> AttentionBackend:
-    """What SGLang's registry calls for our name: our backend, or torch's where ours cannot serve."""
+    """What SGLang's registry calls for our name: our backend, or torch's where ours cannot do."""
     reason = unsupported(runner)
     if reason is not None:
         from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
@@ -83,7 +83,7 @@ class StepMetadata:
     """What every layer of one step needs, converted once: int64 and contiguous.
 
     ``prefixes`` and ``counts`` are empty in a decode step. With a sliding-window pool, windowed
-    layers have slots of their own: ``swa_table`` [requests of the step, positions] and ``swa_slots``.
+    layers have slots of their own: ``swa_slots`` to write, ``swa_table`` [requests, positions].
     """
 
     requests: Tensor

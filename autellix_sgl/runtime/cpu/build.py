@@ -44,7 +44,7 @@ class KernelsUnavailable(RuntimeError):
 def load_kernels() -> Kernels:
     """The compiled kernels, compiling them first if this machine has not done so yet.
 
-    Raises KernelsUnavailable without a C++ compiler, Python's headers or a place to keep the result.
+    Raises KernelsUnavailable without a C++ compiler, Python's headers or a place for the result.
     """
     flags = compile_flags()
     directory = cache_directory() / build_key(flags)
@@ -61,6 +61,7 @@ def load_kernels() -> Kernels:
 
 
 def cache_directory() -> Path:
+    """Where compiled kernels are kept, beside the default model."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "autellix_sgl" / "cpu-kernels"
 
@@ -75,6 +76,7 @@ def compile_flags() -> list[str]:
 
 
 def build_key(flags: list[str]) -> str:
+    """Name of the directory of what is compiled from these sources, with these flags, here."""
     digest = hashlib.sha256()
     for source in sorted(SOURCES.iterdir()):
         digest.update(source.name.encode() + source.read_bytes())

@@ -168,7 +168,7 @@ def _rope(module: RotaryEmbedding, kernels: Kernels) -> Callable[..., Any]:
 
 
 def _has_rows(x: Tensor) -> bool:
-    return (x.dim() == 2 and x.stride(1) == 1) or x.is_contiguous()
+    return bool((x.dim() == 2 and x.stride(1) == 1) or x.is_contiguous())
 
 
 class Products:
@@ -197,7 +197,7 @@ class KernelLinearMethod(Products, UnquantizedLinearMethod):  # type: ignore[mis
     """A linear layer's product."""
 
     def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        return self.product(x, layer.weight, bias)  # type: ignore[arg-type]
+        return self.product(x, layer.weight, bias)
 
 
 class KernelHeadMethod(Products, UnquantizedEmbeddingMethod):  # type: ignore[misc]
@@ -207,5 +207,5 @@ class KernelHeadMethod(Products, UnquantizedEmbeddingMethod):  # type: ignore[mi
     """
 
     def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        weight: Tensor = layer.weight  # type: ignore[assignment]
+        weight: Tensor = layer.weight
         return self.product(x.to(weight.dtype), weight, None)

@@ -11,6 +11,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from autellix_sgl.patches import cpu_last_loc, cpu_support_triton
+
 BACKEND_NAME = "autellix_cpu"
 
 
