@@ -309,16 +309,27 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
             if self._refused_for_memory:
                 new_tokens = min(steps_left(req), CLIP_MAX_NEW_TOKENS)
                 tokens = req.seqlen - req.num_matched_prefix_tokens + new_tokens + self.page_size
-            yield Candidate(self.calls.call(req.rid).key, tokens)
+            yield Candidate(
+                self._preemption_key(self.calls.call(req.rid).key, waiting=True), tokens
+            )
 
     def _as_running(self, req: Req) -> Running:
         return Running(
             id=req.rid,
-            key=self.calls.call(req.rid).key,
+            key=self._preemption_key(self.calls.call(req.rid).key, waiting=False),
             tokens=req.seqlen + self._reserved_tokens(req),
             steps_left=steps_left(req),
             preemptible=can_be_preempted(req) and not self._has_logprobs_in_flight(req),
         )
+
+    def _preemption_key(self, key: Key, *, waiting: bool) -> Key:
+        """What decides who makes way for whom.
+
+        With lpm a level has no order of its own that a later arrival could break: only a better
+        level preempts, so between equals the one that runs wins.
+        """
+        level, ticket = key
+        return (level, int(waiting)) if self.schedule_policy == "lpm" else (level, ticket)
 
     def _has_logprobs_in_flight(self, req: Req) -> bool:
         """Whether the request sits in an unprocessed prefill that returns log-probabilities.
@@ -356,7 +367,8 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
             req is None
             or req is self._pending_chunked_abort_req
             or req.rid not in self.calls
-            or self.calls.call(req.rid).key < best
+            or self._preemption_key(self.calls.call(req.rid).key, waiting=False)
+            < self._preemption_key(best, waiting=True)
             or not can_be_preempted(req)
             or self._has_logprobs_in_flight(req)
             or req.seqlen - req.kv.kv_committed_len <= self.chunked_prefill_size

@@ -25,7 +25,17 @@ class Branch:
     memory that hang on it; either keeps all of it from eviction. ``number`` breaks ties.
     """
 
-    __slots__ = ("children", "held", "locks", "number", "parent", "start", "tip", "used_at", "written")
+    __slots__ = (
+        "children",
+        "held",
+        "locks",
+        "number",
+        "parent",
+        "start",
+        "tip",
+        "used_at",
+        "written",
+    )
 
     def __init__(self, number: int, parent: Branch | None, start: int, tip: int) -> None:
         self.number = number

@@ -37,7 +37,9 @@ class SimCall:
         "branch", "end", "id", "joined_at", "length", "output_left", "prefill_left", "record",
     )  # fmt: skip
 
-    def __init__(self, record: CallRecord, call_id: str, traced: TracedCall, branch: Branch) -> None:
+    def __init__(
+        self, record: CallRecord, call_id: str, traced: TracedCall, branch: Branch
+    ) -> None:
         self.record = record
         self.id = call_id
         self.branch = branch

@@ -47,5 +47,3 @@ class Scheduler(Protocol):
 def preempts(scheduler: Scheduler) -> bool:
     """Whether the scheduler ever takes a running call out for a better one."""
     return scheduler.policy.uses_levels if isinstance(scheduler, CallScheduler) else True
-
-

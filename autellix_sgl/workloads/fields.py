@@ -151,3 +151,12 @@ def _record(path: Path, line: int, value: object) -> Record:
     if not isinstance(value, dict):
         raise WorkloadError(str(path), line, "", "expected a JSON object")
     return Record(str(path), line, value)
+
+
+def read_events(path: Path) -> Iterator[tuple[str, Record]]:
+    """The lines ``[event, {fields}]`` of a decision trace."""
+    for number, line in enumerate(_text_of(path).splitlines(), start=1):
+        value = _parsed(path, number, line)
+        if not isinstance(value, list) or len(value) != 2 or not isinstance(value[0], str):
+            raise WorkloadError(str(path), number, "", "expected [event, {fields}]")
+        yield value[0], _record(path, number, value[1])

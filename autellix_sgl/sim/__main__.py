@@ -1,0 +1,5 @@
+import sys
+
+from autellix_sgl.sim.cli import main
+
+sys.exit(main())

@@ -1,0 +1,193 @@
+"""``python -m autellix_sgl.sim``: the paper's figures without a GPU; JSON on standard output."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from autellix_sgl.core import Levels
+from autellix_sgl.errors import AutellixError
+from autellix_sgl.sim.experiments import Arrivals, Setting, compare, makespan, play, sweep
+from autellix_sgl.sim.figures import figure2, figure9
+from autellix_sgl.sim.hardware import ServerModel
+from autellix_sgl.sim.recorder import Recording
+from autellix_sgl.sim.replay import replay_file
+from autellix_sgl.sim.systems import SYSTEMS, Tuning, system_named
+from autellix_sgl.workloads import WORKLOADS, load
+
+EPILOG = """\
+systems, worst first as the paper has them:
+  vllm   arrival order, no prefix cache          atlas  the longest chain of service so far
+  fcfs   arrival order (the paper's vLLM-opt)    las    oracle: least attained service, no bins
+  mlfq   levels by each call's own service       srpt   oracle: least remaining service
+  plas   levels by the program's total service
+
+loads are multiples of the capacity: the program rate at which the simulated server, kept full and
+caching perfectly, is just saturated. 1.5 means that work comes half as fast again as it can be done.
+
+examples:
+  python -m autellix_sgl.sim figure2
+  python -m autellix_sgl.sim run --workload mixed --programs 600 --load 1.5 --systems fcfs,atlas
+  python -m autellix_sgl.sim sweep --workload mcts --programs 300 --loads 0.5,1,1.5
+  python -m autellix_sgl.sim makespan --workload mixed --programs 300
+  python -m autellix_sgl.sim run --workload chat --programs 50 --systems plas --trace chat.trace
+  python -m autellix_sgl.sim replay chat.trace
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status (1: replay differs, 2: bad input)."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], dict[str, object]] = options.command
+    try:
+        result = command(options)
+    except AutellixError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(result, indent=1))
+    return 1 if result.get("differences") else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m autellix_sgl.sim",
+        description="Simulate serving agent programs, on the same scheduling core as the engine.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, about: str, run: Callable[..., object]) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=about, description=about)
+        command.set_defaults(command=run)
+        return command
+
+    add("figure2", "total waiting of four programs on two slots", lambda _: figure2())
+    add("figure9", "makespan of one DAG, by arrival and by critical path", lambda _: figure9())
+    run = add("run", "one workload under several systems", _run)
+    _add_setting(run, "fcfs,atlas")
+    run.add_argument("--load", type=float, default=1.0, help="Rate, in capacities. [%(default)s]")
+    run.add_argument(
+        "--arrivals",
+        choices=("poisson", "burst", "closed", "offline"),
+        default="poisson",
+        help="How programs come. [%(default)s]",
+    )
+    run.add_argument(
+        "--size",
+        type=int,
+        default=64,
+        help="Programs a burst, or at a time in closed. [%(default)s]",
+    )
+    run.add_argument("--trace", type=Path, help="Write the decisions of the one system here.")
+    run.add_argument("--from-file", type=Path, help="Programs and arrivals of a workload file.")
+    rates = add("sweep", "token latency of each system over rates (figures 12, 18)", _sweep)
+    _add_setting(rates, "fcfs,mlfq,plas,atlas,las,srpt")
+    rates.add_argument("--loads", type=_numbers, default=[0.5, 0.75, 1.0, 1.25, 1.5])
+    offline = add("makespan", "all programs at once (figure 16)", _makespan)
+    _add_setting(offline, "fcfs,mlfq,plas,atlas")
+    replay = add("replay", "check a decision trace against the core", _replay)
+    replay.add_argument("file", type=Path, help="A file written by --program-trace or run --trace.")
+    return parser
+
+
+def _add_setting(parser: argparse.ArgumentParser, systems: str) -> None:
+    server, setting, tuning = ServerModel(), Setting(), Tuning()
+    add = parser.add_argument
+    add("--systems", type=_names, default=systems.split(","), help=f"[{systems}]")
+    add("--workload", choices=WORKLOADS, default=setting.workload, help="[%(default)s]")
+    add("--programs", type=int, default=setting.programs, help="[%(default)s]")
+    add("--seed", type=int, default=setting.seed, help="[%(default)s]")
+    add("--scale", type=float, default=1.0, help="Multiply every length by this. [%(default)s]")
+    add(
+        "--interrupts",
+        type=float,
+        default=setting.interrupts,
+        help="Multiply tool and human times by this; 0 replays turns back to back. [%(default)s]",
+    )
+    add("--replicas", type=int, default=1, help="[%(default)s]")
+    add("--placement", default="program", help="program, least-used or round-robin [%(default)s]")
+    add("--slots", type=int, default=server.slots, help="Calls in a batch. [%(default)s]")
+    add("--kv-tokens", type=int, default=server.kv_tokens, help="KV pool. [%(default)s]")
+    add("--chunk-tokens", type=int, default=server.chunk_tokens, help="A step's. [%(default)s]")
+    add("--separate", action="store_true", help="Prefill and decode in separate steps.")
+    add(
+        "--swap-cost",
+        type=float,
+        default=server.swap_cost,
+        help="Bringing an evicted token back from host memory, in prefill tokens; 1: there is no "
+        "host tier. [%(default)s]",
+    )
+    add("--levels", type=int, default=tuning.levels.count, help="Levels. [%(default)s]")
+    add("--first-quantum-ms", type=float, default=tuning.levels.quanta_ms[0], help="[%(default)s]")
+    add("--growth", type=float, default=2.0, help="Quantum growth. [%(default)s]")
+    add("--beta", type=float, default=tuning.starvation_ratio, help="0: no promotion [%(default)s]")
+    add("--interval", type=int, default=tuning.interval, help="Steps to a pass. [%(default)s]")
+
+
+def _setting(options: argparse.Namespace) -> Setting:
+    return Setting(
+        workload=options.workload,
+        programs=options.programs,
+        seed=options.seed,
+        scale=options.scale,
+        interrupts=options.interrupts,
+        replicas=options.replicas,
+        placement=options.placement,
+        server=ServerModel(
+            slots=options.slots,
+            kv_tokens=options.kv_tokens,
+            chunk_tokens=options.chunk_tokens,
+            mixed=not options.separate,
+            swap_cost=options.swap_cost,
+        ),
+        tuning=Tuning(
+            levels=Levels.geometric(options.levels, options.first_quantum_ms, options.growth),
+            starvation_ratio=options.beta,
+            interval=options.interval,
+        ),
+    )
+
+
+def _run(options: argparse.Namespace) -> dict[str, object]:
+    setting, systems = _setting(options), options.systems
+    if options.from_file is None and options.trace is None:
+        return compare(setting, Arrivals(options.arrivals, options.load, options.size), systems)
+    if options.from_file is not None:
+        workload = load(options.from_file)
+    else:
+        arrivals = Arrivals(options.arrivals, options.load, options.size)
+        workload = arrivals.apply(setting, setting.draw())
+    if options.trace is None:
+        return {"systems": {name: play(setting, workload, name) for name in systems}}
+    with Recording.to_file(options.trace, setting, systems) as recording:
+        return {"systems": {systems[0]: play(setting, workload, systems[0], recording.record)}}
+
+
+def _sweep(options: argparse.Namespace) -> dict[str, object]:
+    return sweep(_setting(options), options.loads, options.systems)
+
+
+def _makespan(options: argparse.Namespace) -> dict[str, object]:
+    return makespan(_setting(options), options.systems)
+
+
+def _replay(options: argparse.Namespace) -> dict[str, object]:
+    return replay_file(options.file)
+
+
+def _names(text: str) -> list[str]:
+    names = text.split(",")
+    for name in names:
+        try:
+            system_named(name)
+        except AutellixError:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(SYSTEMS)}") from None
+    return names
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(part) for part in text.split(",")]

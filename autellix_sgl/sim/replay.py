@@ -1,0 +1,193 @@
+"""A recorded run, decided again: the same events into a fresh core must give the same decisions.
+
+A trace is JSON lines, each ``[event, {fields}]``. The first is what the scheduler was made of:
+
+    ["start", {"policy": "atlas", "boundaries_ms": [200.0, ...], "quanta_ms": [200.0, ..., null],
+               "cost_model": {"base_ms": ..., ...}, "starvation_ratio": 8.0, "interval": 4}]
+
+(a quantum of null has no end), written once; ``["cost_model", {"base_ms": ..., ...}]`` stands
+wherever the model was replaced. All others are what :class:`~autellix_sgl.core.CallScheduler` tells
+its ``record``. Replayed are arrive, admit, requeue, step and remove; promote is a decision, so it is
+asked for and compared. Every recorded field is compared: level, ticket and clock to the last bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+
+from autellix_sgl.core import CallScheduler, CallStamp, CostModel, Levels, StepWork, policy_named
+from autellix_sgl.errors import AutellixError, ConfigError, UnknownCall
+from autellix_sgl.workloads.errors import WorkloadError
+from autellix_sgl.workloads.fields import Record, read_events
+
+MOST_DIFFERENCES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Where a replay decided otherwise. ``line``: of the trace."""
+
+    line: int
+    event: str
+    recorded: object
+    replayed: object
+
+
+def start_fields(scheduler: CallScheduler) -> dict[str, object]:
+    """The fields of the start line for a scheduler."""
+    levels = scheduler.levels
+    return {
+        "policy": scheduler.policy.name,
+        "boundaries_ms": list(levels.boundaries_ms),
+        "quanta_ms": [None if math.isinf(quantum) else quantum for quantum in levels.quanta_ms],
+        "cost_model": scheduler.cost_model.as_dict(),
+        "starvation_ratio": scheduler.starvation_ratio,
+        "interval": scheduler.interval,
+    }
+
+
+def replay_file(path: Path) -> dict[str, object]:
+    """Replay a trace file; JSON-ready, with the first differences."""
+    events, differences = replay(read_events(path))
+    return {
+        "file": str(path),
+        "events": events,
+        "identical": not differences,
+        "differences": [asdict(difference) for difference in differences],
+    }
+
+
+def replay(lines: Iterable[tuple[str, Record]]) -> tuple[int, list[Difference]]:
+    """Drive a fresh scheduler with the events; returns how many, and where it differed."""
+    remaining = iter(lines)
+    event, start = next(remaining, (None, None))
+    if event != "start" or start is None:
+        raise ConfigError("a trace must begin with its start line; this one does not")
+    player = _Player(start)
+    count = 1
+    for name, fields in remaining:
+        player.play(name, fields)
+        count += 1
+        if len(player.differences) >= MOST_DIFFERENCES:
+            break
+    return count, player.differences
+
+
+class _Player:
+    """The fresh scheduler, and the decisions it has made that the trace has not come to yet."""
+
+    def __init__(self, start: Record) -> None:
+        self.differences: list[Difference] = []
+        self._made: list[tuple[str, dict[str, object]]] = []
+        try:
+            quanta = [math.inf if q is None else float(q) for q in start.items("quanta_ms")]
+            boundaries = tuple(start.numbers("boundaries_ms"))
+            self._scheduler = CallScheduler(
+                policy_named(start.text("policy")),
+                Levels(boundaries, tuple(quanta)),
+                _cost_model(start.inside("cost_model", start.get("cost_model"))),
+                starvation_ratio=start.number("starvation_ratio"),
+                interval=start.whole("interval", at_least=1),
+                record=lambda event, fields: self._made.append((event, fields)),
+            )
+        except ConfigError as error:
+            start.fail("", str(error))
+
+    def play(self, event: str, fields: Record) -> None:
+        """Let the event happen, and compare what the scheduler says of it."""
+        if event == "cost_model":
+            self._scheduler.cost_model = _cost_model(fields)
+            return
+        try:
+            self._drive(event, fields)
+        except UnknownCall as error:
+            self.differences.append(Difference(fields.line, event, fields.data, str(error)))
+            return
+        made = self._made.pop(0) if self._made else ("nothing", {})
+        replayed = [made[0], _plain(made[1])]
+        if replayed != [event, fields.data]:
+            self.differences.append(Difference(fields.line, event, fields.data, replayed))
+
+    def _drive(self, event: str, fields: Record) -> None:
+        scheduler = self._scheduler
+        if event == "promote":
+            # Several may come of one question; it was asked at the first of them.
+            if not self._made:
+                scheduler.promote_starving()
+            return
+        self._report_unrecorded(fields.line)
+        if event == "arrive":
+            scheduler.arrive(
+                fields.text("call"), _stamp(fields.inside("stamp", fields.get("stamp")))
+            )
+        elif event == "step":
+            work = _work(fields.inside("work", fields.get("work")))
+            scheduler.step(work, fields.whole("repeat", at_least=1, default=1))
+        elif event in ("admit", "requeue", "remove"):
+            getattr(scheduler, event)(fields.text("call"))
+        else:
+            fields.fail("", f"unknown event {event!r}")
+
+    def _report_unrecorded(self, line: int) -> None:
+        for event, fields in self._made:
+            self.differences.append(Difference(line, event, None, _plain(fields)))
+        self._made.clear()
+
+
+def _cost_model(fields: Record) -> CostModel:
+    try:
+        return CostModel.from_dict(fields.data)
+    except AutellixError as error:
+        fields.fail("", str(error))
+
+
+def _stamp(fields: Record) -> CallStamp:
+    return CallStamp(
+        program=fields.text("program"),
+        thread=fields.text("thread"),
+        priority_ms=fields.number("priority_ms"),
+        program_wait_ms=fields.number("program_wait_ms"),
+        program_service_ms=fields.number("program_service_ms"),
+    )
+
+
+def _work(fields: Record) -> StepWork:
+    return StepWork(
+        prefills=tuple(_pair(fields, pair) for pair in fields.items("prefills")),
+        decodes=tuple(fields.items("decodes")),
+        context_tokens=fields.whole("context_tokens"),
+    )
+
+
+def _pair(fields: Record, pair: Sequence[object]) -> tuple[str, int]:
+    if not isinstance(pair, list) or len(pair) != 2:
+        fields.fail("prefills", f"must pair a call with tokens, got {pair!r}")
+    call, tokens = pair
+    if not isinstance(call, str) or not isinstance(tokens, int):
+        fields.fail("prefills", f"must pair a call with tokens, got {pair!r}")
+    return call, tokens
+
+
+def _plain(value: object) -> object:
+    """As JSON would give it back: records as objects, tuples as lists."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def recorded(
+    events: Iterable[tuple[str, dict[str, object]]], file: str = "memory"
+) -> Iterator[tuple[str, Record]]:
+    """Events as :func:`replay` wants them, from a recorder that kept them in memory."""
+    for line, (event, fields) in enumerate(events, start=1):
+        plain = _plain(fields)
+        if not isinstance(plain, dict):
+            raise WorkloadError(file, line, "", "expected an event's fields")
+        yield event, Record(file, line, plain)
