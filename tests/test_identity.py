@@ -60,11 +60,12 @@ def test_any_body_gives_an_identity_or_names_the_field(fields: dict[str, Any]) -
     try:
         found = identity_of_body(json.dumps(fields).encode())
     except InvalidProgram as error:
-        assert error.field.split(".")[0] in ("program", "session_id")
-        return
-    if found.program is not None:
-        assert 1 <= len(found.program) <= 256
-        assert found.program.isprintable()
+        named = error.field
+    else:
+        named = "program"
+        assert found.program is None or 1 <= len(found.program) <= 256
+        assert found.program is None or found.program.isprintable()
+    assert named.split(".")[0] in ("program", "session_id")
 
 
 @given(st.binary(max_size=200))

@@ -1,3 +1,5 @@
+"""``python -m autellix_sgl.sim``."""
+
 import sys
 
 from autellix_sgl.sim.cli import main

@@ -45,9 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         result = command(options)
     except AutellixError as error:
-        print(f"error: {error}", file=sys.stderr)
+        sys.stderr.write(f"error: {error}\n")
         return 2
-    print(json.dumps(result, indent=1))
+    sys.stdout.write(json.dumps(result, indent=1) + "\n")
     return 1 if result.get("differences") else 0
 
 

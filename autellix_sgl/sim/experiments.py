@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from autellix_sgl.core.scheduler import Recorder
@@ -39,8 +39,8 @@ class Setting:
     seed: int = 1
     scale: float = 1.0
     interrupts: float = 0.0
-    server: ServerModel = ServerModel()  # noqa: RUF009 - immutable
-    tuning: Tuning = Tuning()  # noqa: RUF009 - immutable
+    server: ServerModel = field(default_factory=ServerModel)
+    tuning: Tuning = field(default_factory=Tuning)
     replicas: int = 1
     placement: str = "program"
 
@@ -166,6 +166,7 @@ def worst_first(reports: dict[str, dict[str, object]]) -> list[str]:
 
 
 def mean_latency(found: dict[str, object]) -> float:
+    """A report's mean program token latency, ms."""
     latency = found["token_latency_ms"]
     assert isinstance(latency, dict)
     return float(latency["mean"])

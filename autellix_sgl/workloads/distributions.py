@@ -18,7 +18,7 @@ _NORMAL = NormalDist()
 
 @dataclass(frozen=True, slots=True)
 class ClippedLognormal:
-    """A log-normal clipped to [low, high] whose *clipped* mean is ``mean``; long-tailed by ``sigma``.
+    """A log-normal clipped to [low, high]; ``mean`` is that of what is left, ``sigma`` the tail.
 
     Clipping moves the mean, so the underlying one is solved for once, by bisection.
     """

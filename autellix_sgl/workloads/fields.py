@@ -1,4 +1,4 @@
-"""Reading one JSON record field by field, so that an error names the file, the line and the field."""
+"""Reading JSON field by field, so that an error names the file, the line and the field."""
 
 from __future__ import annotations
 

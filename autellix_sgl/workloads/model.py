@@ -21,7 +21,7 @@ HUMAN = "human"
 
 @dataclass(frozen=True, slots=True)
 class Interrupt:
-    """What a program waits for outside the model: a tool or a human. ``duration_ms``: wall clock."""
+    """What a program waits for outside the model: a tool or a human; wall clock."""
 
     kind: str
     duration_ms: float

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.engine.harness import generation, running_server, tiny_flags
-from tests.engine.tiny_model import CONFIG
+from tests.engine.tiny_model import CONFIG, build_tiny_model
 
 pytestmark = pytest.mark.engine
 
@@ -46,11 +46,24 @@ def write_adapter(folder: Path, seed: int) -> Path:
     return folder
 
 
-def test_each_call_keeps_its_adapter_through_preemption(tiny_model: Path, tmp_path: Path) -> None:
+def tiny_model_with_weights(folder: Path) -> Path:
+    """The tiny model on disk: SGLang loads no adapter beside dummy weights."""
+    import autellix_sgl.runtime  # noqa: F401 (prepares the process: transformers needs torchvision)
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder.mkdir()
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(**CONFIG)).save_pretrained(folder)
+    return build_tiny_model(folder)
+
+
+def test_each_call_keeps_its_adapter_through_preemption(tmp_path: Path) -> None:
     """More calls than slots and adapters than fit a batch: the outputs are those of calls alone."""
     adapters = {f"a{i}": write_adapter(tmp_path / f"a{i}", i) for i in range(3)}
     flags = [
-        *tiny_flags(tiny_model, slots=2),
+        *tiny_flags(tiny_model_with_weights(tmp_path / "model"), slots=2),
+        "--load-format",
+        "auto",
         "--enable-lora",
         "--max-loras-per-batch",
         "2",

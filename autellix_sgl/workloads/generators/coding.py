@@ -6,8 +6,8 @@ p50 0.1 s, p90 10 s, p99 192 s; human wait p50 84 s, p90 1,236 s; 9.2 user reque
 compaction in 4.5 % (Claude Code) to 18.4 % (Codex) of sessions; sub-agents in 44 % of sessions
 (SemiAnalysis AgentX traces). Between published quantiles we interpolate; the two ends of each table
 are ours, chosen so that the means agree within 8 %. Shared system prompts of 10k to 32k tokens.
-Appending the published 6,539 tokens 73.6 times fills a context of 180k more often than the published
-compactions say (47 % of our sessions compact): part of the published tokens are cache misses.
+Appending 6,539 tokens 73.6 times fills a context of 180k more often than the published
+compactions say (47 % of our sessions compact): some of those tokens are cache misses.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def coding(rng: Random, program_id: str) -> ProgramTrace:
     steps = STEPS.count(rng)
     harness = HARNESSES[rng.randrange(len(HARNESSES))]
     fork_at = rng.randrange(steps) if rng.random() < SUBAGENT_SESSIONS else -1
-    last, joins = -1, ()
+    last = -1
+    joins: tuple[int, ...] = ()
     for step in range(steps):
         last = _step(program, rng, harness, last, joins)
         joins = _subagents(program, rng, harness, last) if step == fork_at < steps - 1 else ()

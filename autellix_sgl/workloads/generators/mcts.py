@@ -1,4 +1,4 @@
-"""Tree search in the lengths of LATS on HotpotQA, as used by Autellix (arXiv 2502.13965, section 6).
+"""Tree search in the lengths of LATS on HotpotQA, as in Autellix (arXiv 2502.13965, section 6).
 
 Published, means: 159.7 calls a program, 467.2 prefill and 72.6 decode tokens a call, parallel. The
 shape is LATS's (arXiv 2310.04406): a round picks a node, samples five children at once, runs their

@@ -17,18 +17,44 @@ struct ScoreRule {
     return window < 0 ? 0 : std::max<int64_t>(0, position - window);
   }
 
-  // Turns n raw dot products into scores in place; n is a multiple of the lanes.
-  void apply(float* scores, int64_t n) const {
-    const Vec scale_v(scale);
-    if (cap <= 0.f) {
-      for (int64_t i = 0; i < n; i += kLanes) (load(scores + i) * scale_v).store(scores + i);
-      return;
-    }
-    const Vec inverse(scale / cap), cap_v(cap);
-    for (int64_t i = 0; i < n; i += kLanes)
-      ((load(scores + i) * inverse).tanh() * cap_v).store(scores + i);
+  // Caps n raw dot products in place; n is a multiple of the lanes. A score is then factor() times
+  // what is there, which the softmax multiplies in.
+  void apply_cap(float* dots, int64_t n) const {
+    if (cap <= 0.f) return;
+    const Vec inverse(scale / cap);
+    for (int64_t i = 0; i < n; i += kLanes) (load(dots + i) * inverse).tanh().store(dots + i);
   }
+
+  float factor() const { return cap > 0.f ? cap : scale; }
 };
+
+// The running softmax of one query row: exp(factor * (dot - peak)) for n dot products, the sum of
+// the earlier ones rescaled to the new peak. Returns what earlier weighted sums must be rescaled by.
+// n is a multiple of the lanes, a masked product is -inf, and one at least is not.
+template <typename Put>
+inline float softmax_step(const float* dots, int64_t n, float factor, float* peak, float* total,
+                          const Put& put) {
+  Vec peak_v(*peak);
+  for (int64_t j = 0; j < n; j += kLanes) peak_v = at::vec::maximum(peak_v, load(dots + j));
+  const float top =
+      at::vec::vec_reduce_all<float>([](Vec a, Vec b) { return at::vec::maximum(a, b); }, peak_v);
+  const Vec factor_v(factor), shift(-top * factor);
+  Vec sum(0.f);
+  for (int64_t j = 0; j < n; j += kLanes) {
+    const Vec e = at::vec::fmadd(load(dots + j), factor_v, shift).exp_u20();
+    sum = sum + e;
+    put(j, e);
+  }
+  const float keep = *peak == top ? 1.f : std::exp(factor * (*peak - top));
+  *peak = top;
+  *total = *total * keep + lane_sum(sum);
+  return keep;
+}
+
+inline void rescale(float* row, int64_t n, float factor) {
+  if (factor == 1.f) return;
+  for (int64_t i = 0; i < n; i += kLanes) (load(row + i) * Vec(factor)).store(row + i);
+}
 
 // Row-major views. The pool is never copied: a key's row is found through the request table.
 template <typename T>

@@ -20,60 +20,49 @@ struct Piece {
 
 // Running softmax of one piece, for `group` heads.
 struct State {
-  float* peak;    // [group] largest score so far
-  float* total;   // [group] sum of exp(score - peak)
-  float* weighted;  // [group, head_size] sum of exp(score - peak) * value
+  float* peak;    // [group] largest dot product so far
+  float* total;   // [group] sum of exp(factor * (dot - peak))
+  float* weighted;  // [group, head_size] sum of exp(factor * (dot - peak)) * value
 };
 
-// scores[g, j] = q[g] . key(slots[j]); rows past the end of the block repeat the last one.
 template <typename T>
-void score_block(const Pool<T>& pool, int64_t head, const float* q, const int32_t* slots,
-                 int64_t count, float* scores) {
+void prefetch(const T* row, int64_t size) {
+  const char* bytes = reinterpret_cast<const char*>(row);
+  for (int64_t i = 0; i < size * static_cast<int64_t>(sizeof(T)); i += 64)
+    __builtin_prefetch(bytes + i);
+}
+
+// acc[r] += q . rows[r], lane by lane
+template <typename T>
+inline void dot_rows(const T* q, const T* const (&rows)[16], int64_t d, Vec (&acc)[16]) {
+  int64_t i = 0;
+  for (; i + kStep<T> <= d; i += kStep<T>)
+    for (int r = 0; r < 16; ++r) acc[r] = dot_step(q + i, rows[r] + i, acc[r]);
+  for (; i < d; i += kLanes)
+    for (int r = 0; r < 16; ++r) acc[r] = at::vec::fmadd(load(q + i), load(rows[r] + i), acc[r]);
+}
+
+// scores[g, j] = q[g] . key(slots[j]); rows past the end of the block repeat the last one. The
+// block's values and the next keys are on their way to the cache meanwhile.
+template <typename T>
+void score_block(const Pool<T>& pool, int64_t head, const T* q, const int32_t* slots, int64_t count,
+                 int64_t following, float* scores) {
   const int64_t d = pool.head_size, group = pool.group();
-  float* wide = scratch<float, 1>(16 * d);
   for (int64_t j = 0; j < count; j += 16) {
-    const float* rows[16];
+    const T* rows[16];
     for (int64_t r = 0; r < 16; ++r) {
-      const T* key = pool.key(slots[std::min(j + r, count - 1)], head);
-      if constexpr (std::is_same_v<T, float>) {
-        rows[r] = key;
-      } else {
-        for (int64_t i = 0; i < d; i += kLanes) load(key + i).store(wide + r * d + i);
-        rows[r] = wide + r * d;
-      }
+      const int64_t at = std::min(j + r, count - 1);
+      rows[r] = pool.key(slots[at], head);
+      prefetch(pool.value(slots[at], head), d);
+      prefetch(pool.key(slots[std::min(at + 16, count + following - 1)], head), d);
     }
     for (int64_t g = 0; g < group; ++g) {
       Vec acc[16];
       for (auto& a : acc) a = Vec(0.f);
-      for (int64_t i = 0; i < d; i += kLanes) {
-        const Vec query = load(q + g * d + i);
-        for (int r = 0; r < 16; ++r) acc[r] = at::vec::fmadd(query, load(rows[r] + i), acc[r]);
-      }
+      dot_rows(q + g * d, rows, d, acc);
       lane_sums16(acc, scores + g * kBlock + j);
     }
   }
-}
-
-// Turns a block's scores into probabilities relative to the new peak and rescales what was there.
-void softmax_block(float* scores, int64_t count, int64_t d, int64_t g, const State& state) {
-  const int64_t padded = (count + 15) / 16 * 16;
-  std::fill(scores + count, scores + padded, kMinusInf);
-  Vec peak_v(state.peak[g]);
-  for (int64_t j = 0; j < padded; j += kLanes) peak_v = at::vec::maximum(peak_v, load(scores + j));
-  const float peak =
-      at::vec::vec_reduce_all<float>([](Vec a, Vec b) { return at::vec::maximum(a, b); }, peak_v);
-  Vec sum(0.f);
-  for (int64_t j = 0; j < padded; j += kLanes) {
-    const Vec p = (load(scores + j) - Vec(peak)).exp_u20();
-    p.store(scores + j);
-    sum = sum + p;
-  }
-  const float keep = std::exp(state.peak[g] - peak);
-  state.peak[g] = peak;
-  state.total[g] = state.total[g] * keep + lane_sum(sum);
-  if (keep == 1.f) return;
-  float* weighted = state.weighted + g * d;
-  for (int64_t i = 0; i < d; i += kLanes) (load(weighted + i) * Vec(keep)).store(weighted + i);
 }
 
 // weighted[g, :] += sum_j p[g, j] * value(slots[j]), kHeads heads by kWide lanes at a time.
@@ -127,11 +116,7 @@ template <typename T>
 void run_piece(const Pool<T>& pool, Rows<const T> q, const ScoreRule& rule, const Piece& piece,
                const State& state) {
   const int64_t d = pool.head_size, group = pool.group();
-  float* query = scratch<float, 2>(group * d);
-  for (int64_t g = 0; g < group; ++g) {
-    const T* row = q.at(piece.token->row, piece.kv_head * group + g, d);
-    for (int64_t i = 0; i < d; i += kLanes) load(row + i).store(query + g * d + i);
-  }
+  const T* query = q.at(piece.token->row, piece.kv_head * group, d);
   std::fill_n(state.peak, group, kMinusInf);
   std::fill_n(state.total, group, 0.f);
   std::fill_n(state.weighted, group * d, 0.f);
@@ -139,27 +124,33 @@ void run_piece(const Pool<T>& pool, Rows<const T> q, const ScoreRule& rule, cons
   const int32_t* slots = pool.table + piece.token->request * pool.table_stride;
   for (int64_t j = piece.begin; j < piece.end; j += kBlock) {
     const int64_t count = std::min(kBlock, piece.end - j);
-    score_block(pool, piece.kv_head, query, slots + j, count, scores);
+    score_block(pool, piece.kv_head, query, slots + j, count, piece.end - j - count, scores);
+    const int64_t padded = (count + 15) / 16 * 16;
     for (int64_t g = 0; g < group; ++g) {
-      rule.apply(scores + g * kBlock, (count + 15) / 16 * 16);
-      softmax_block(scores + g * kBlock, count, d, g, state);
+      float* row = scores + g * kBlock;
+      rule.apply_cap(row, padded);
+      std::fill(row + count, row + padded, kMinusInf);
+      const float keep =
+          softmax_step(row, padded, rule.factor(), state.peak + g, state.total + g,
+                       [&](int64_t j, const Vec& p) { p.store(row + j); });
+      rescale(state.weighted + g * d, d, keep);
     }
     add_block(pool, piece.kv_head, slots + j, count, scores, state.weighted);
   }
 }
 
-// out = sum_i exp(peak_i - peak) * weighted_i / total, over `count` partial states laid out in a
+// out = sum_i exp(factor * (peak_i - peak)) * weighted_i / total, over `count` partial states laid out in a
 // row of `width` floats each: peak[group], total[group], weighted[group, d].
 template <typename T>
 void merge(const float* partials, int64_t count, int64_t width, int64_t group, int64_t d, int64_t g,
-           T* out) {
+           float factor, T* out) {
   float peak = kMinusInf, total = 0.f;
   for (int64_t i = 0; i < count; ++i) peak = std::max(peak, partials[i * width + g]);
   float* sum = scratch<float, 4>(d);
   std::fill_n(sum, d, 0.f);
   for (int64_t i = 0; i < count; ++i) {
     const float* part = partials + i * width;
-    const float weight = std::exp(part[g] - peak);
+    const float weight = std::exp(factor * (part[g] - peak));
     total += weight * part[group + g];
     const float* weighted = part + 2 * group + g * d;
     for (int64_t c = 0; c < d; c += kLanes)
@@ -219,7 +210,7 @@ void attend_tokens(const Pool<T>& pool, Rows<const T> q, Rows<T> out, const Scor
       if (piece.token->end_key <= piece.token->first_key) {
         std::fill_n(row, d, T(0));  // a padding row sees no key
       } else {
-        merge(partials + plan.first_piece[i] * width, count, width, group, d, g, row);
+        merge(partials + plan.first_piece[i] * width, count, width, group, d, g, rule.factor(), row);
       }
     }
   }

@@ -79,33 +79,17 @@ void pack_values(const Pool<T>& pool, int64_t head, const int32_t* slots, int64_
   }
 }
 
-inline void narrow(const Vec& v, float* to) { v.store(to); }
-inline void narrow(const Vec& v, BFloat16* to) { store(to, v); }
-
-// One row's running softmax over a block. Scores outside [low, high) are masked; `columns` (a
+// One row's running softmax over a block. Products outside [low, high) are masked; `columns` (a
 // multiple of 16) probabilities are written for the value product, `sum_row` is rescaled.
 template <typename O>
-void softmax_row(float* scores, int64_t low, int64_t high, int64_t columns, const ScoreRule& rule,
+void softmax_row(float* dots, int64_t low, int64_t high, int64_t columns, const ScoreRule& rule,
                  float* peak, float* total, float* sum_row, int64_t d, O* p) {
-  rule.apply(scores, columns);
-  std::fill(scores, scores + low, kMinusInf);
-  std::fill(scores + high, scores + columns, kMinusInf);
-  Vec peak_v(*peak);
-  for (int64_t j = 0; j < columns; j += kLanes)
-    peak_v = at::vec::maximum(peak_v, load(scores + j));
-  const float top =
-      at::vec::vec_reduce_all<float>([](Vec a, Vec b) { return at::vec::maximum(a, b); }, peak_v);
-  Vec sum(0.f);
-  for (int64_t j = 0; j < columns; j += kLanes) {
-    const Vec e = (load(scores + j) - Vec(top)).exp_u20();
-    sum = sum + e;
-    narrow(e, p + j);
-  }
-  const float keep = std::exp(*peak - top);
-  *peak = top;
-  *total = *total * keep + lane_sum(sum);
-  if (keep == 1.f) return;
-  for (int64_t c = 0; c < d; c += kLanes) (load(sum_row + c) * Vec(keep)).store(sum_row + c);
+  rule.apply_cap(dots, columns);
+  std::fill(dots, dots + low, kMinusInf);
+  std::fill(dots + high, dots + columns, kMinusInf);
+  const float keep = softmax_step(dots, columns, rule.factor(), peak, total,
+                                  [&](int64_t j, const Vec& e) { store(p + j, e); });
+  rescale(sum_row, d, keep);
 }
 
 // The state of a task's rows, all in this thread's scratch.

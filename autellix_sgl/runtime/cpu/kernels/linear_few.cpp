@@ -11,26 +11,6 @@ namespace {
 constexpr int64_t kColumnsPerTask = 64;  // columns of out a thread takes at a time
 constexpr int64_t kPrefetch = 4096;      // bytes ahead of the weights being multiplied
 
-inline Vec dot_step(const float* x, const float* w, const Vec& c) {
-  return at::vec::fmadd(load(x), load(w), c);
-}
-
-#if AUTELLIX_BF16_DOT
-constexpr int64_t kStepBf16 = 2 * kLanes;
-inline Vec dot_step(const BFloat16* x, const BFloat16* w, const Vec& c) {
-  return Vec(_mm512_dpbf16_ps(static_cast<__m512>(c), (__m512bh)_mm512_loadu_si512(x),
-                              (__m512bh)_mm512_loadu_si512(w)));
-}
-#else
-constexpr int64_t kStepBf16 = kLanes;
-inline Vec dot_step(const BFloat16* x, const BFloat16* w, const Vec& c) {
-  return at::vec::fmadd(load(x), load(w), c);
-}
-#endif
-
-template <typename T>
-constexpr int64_t kStep = std::is_same_v<T, float> ? kLanes : kStepBf16;
-
 // kRows x kColumns = 16 dot products; sums[m * kColumns + n].
 template <int kRows, typename T>
 inline void dot_block(const T* const (&x)[kRows], const T* const (&w)[16 / kRows], int64_t k,

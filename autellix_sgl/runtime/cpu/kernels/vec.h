@@ -67,6 +67,26 @@ inline float lane_sum(const Vec& v) {
 #endif
 }
 
+// The step of a dot product: kStep<T> products of x and w, added to c's lanes.
+inline Vec dot_step(const float* x, const float* w, const Vec& c) {
+  return at::vec::fmadd(load(x), load(w), c);
+}
+
+#if AUTELLIX_BF16_DOT
+inline Vec dot_step(const BFloat16* x, const BFloat16* w, const Vec& c) {
+  return Vec(_mm512_dpbf16_ps(static_cast<__m512>(c), (__m512bh)_mm512_loadu_si512(x),
+                              (__m512bh)_mm512_loadu_si512(w)));
+}
+template <typename T>
+constexpr int64_t kStep = std::is_same_v<T, float> ? kLanes : 2 * kLanes;
+#else
+inline Vec dot_step(const BFloat16* x, const BFloat16* w, const Vec& c) {
+  return at::vec::fmadd(load(x), load(w), c);
+}
+template <typename T>
+constexpr int64_t kStep = kLanes;
+#endif
+
 // out[i] = sum of the lanes of acc[i], for 16 vectors at once: 45 instructions with AVX-512,
 // a third of 16 separate reductions.
 inline void lane_sums16(const Vec (&acc)[16], float* out) {

@@ -1,0 +1,186 @@
+"""A trace decides the same again, whoever recorded it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autellix_sgl.core import CallScheduler, CallStamp, CostModel, Levels, StepWork, policy_named
+from autellix_sgl.errors import ConfigError
+from autellix_sgl.sim.cli import main
+from autellix_sgl.sim.replay import recorded, replay, replay_file, start_fields
+from autellix_sgl.workloads import WorkloadError
+
+Log = list[tuple[str, dict[str, object]]]
+
+
+def recorder() -> tuple[CallScheduler, Log]:
+    """A scheduler as the engine makes one, and what it tells."""
+    log: Log = []
+    scheduler = CallScheduler(
+        policy_named("plas"),
+        Levels((2.0, 6.0), (2.0, 4.0, math.inf)),
+        CostModel(1.0, 0.1, 0.01, 0.001),
+        starvation_ratio=1.5,
+        interval=2,
+        record=lambda event, fields: log.append((event, fields)),
+    )
+    log.append(("start", start_fields(scheduler)))
+    return scheduler, log
+
+
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["arrive", "admit", "requeue", "step", "jump", "remove", "promote", "cost"]
+        ),
+        st.integers(0, 9),
+    ),
+    max_size=80,
+)
+
+
+def drive(scheduler: CallScheduler, log: Log, events: list[tuple[str, int]]) -> None:
+    """Whatever of *events* is possible, with a change of the cost model now and then."""
+    running: list[str] = []
+    for number, (event, which) in enumerate(events):
+        waiting = list(scheduler.waiting())
+        if event == "arrive":
+            service = float(which)
+            stamp = CallStamp(f"P{which}", "t", service, service / 3, service)
+            scheduler.arrive(f"c{number}", stamp)
+        elif event == "admit" and waiting:
+            running.append(waiting[which % len(waiting)])
+            scheduler.admit(running[-1])
+        elif event == "requeue" and running:
+            scheduler.requeue(running.pop(which % len(running)))
+        elif event == "remove" and waiting + running:
+            call = (waiting + running)[which % len(waiting + running)]
+            scheduler.remove(call)
+            running = [other for other in running if other != call]
+        elif event == "step":
+            prefills = tuple((call, which) for call in running[:1])
+            scheduler.step(StepWork(prefills, tuple(running[1:]), 10 * which))
+        elif event == "jump":
+            scheduler.step(StepWork((), tuple(running), 10 * which), repeat=which + 2)
+        elif event == "promote":
+            scheduler.promote_starving()
+        elif event == "cost":
+            scheduler.cost_model = CostModel(1.0 + which / 7)
+            log.append(("cost_model", scheduler.cost_model.as_dict()))
+
+
+def through_json(log: Log, path: Path) -> Path:
+    from dataclasses import asdict, is_dataclass
+
+    def plain(value: object) -> object:
+        assert is_dataclass(value)
+        assert not isinstance(value, type)
+        return asdict(value)
+
+    path.write_text("".join(json.dumps([e, f], default=plain) + "\n" for e, f in log))
+    return path
+
+
+@settings(deadline=None)
+@given(EVENTS)
+def test_any_recorded_run_decides_the_same_again(events: list[tuple[str, int]]) -> None:
+    """Level, ticket and clock of every event, also across changes of the cost model."""
+    scheduler, log = recorder()
+    drive(scheduler, log, events)
+    count, differences = replay(recorded(log))
+    assert count == len(log)
+    assert differences == []
+
+
+def changed(event: str, field: str, to: object) -> Callable[[Log], None]:
+    def change(log: Log) -> None:
+        for name, fields in log:
+            if name == event:
+                fields[field] = to
+                return
+        raise AssertionError(f"no {event} in the log")
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        changed("arrive", "level", 1),
+        changed("promote", "ticket", 99),
+        changed("admit", "clock_ms", 1e9),
+        changed("step", "clock_ms", 1.0),
+        lambda log: log.pop(),
+        lambda log: log.insert(2, log[1]),
+    ],
+)
+def test_another_decision_is_found(change: Callable[[Log], None]) -> None:
+    """A changed level, ticket or clock, and an event too many, each give a difference."""
+    scheduler, log = recorder()
+    scheduler.arrive("x", CallStamp("X"))
+    scheduler.admit("x")
+    scheduler.arrive("old", CallStamp("A", "", 7.0, 0.0, 7.0))
+    scheduler.arrive("old2", CallStamp("A", "", 7.0, 0.0, 7.0))
+    for _ in range(12):
+        scheduler.step(StepWork(decodes=("x",)))
+    assert len(scheduler.promote_starving()) == 2
+    scheduler.remove("x")
+    change(log)
+    last_was_dropped = log[-1][0] == "promote"
+    _, differences = replay(recorded(log))
+    assert bool(differences) != last_was_dropped
+
+
+def test_a_file_is_replayed_with_json_between(tmp_path: Path) -> None:
+    """Floats, stamps and work come back from JSON to the last bit."""
+    scheduler, log = recorder()
+    drive(scheduler, log, [("arrive", 3), ("admit", 0), ("arrive", 7), ("step", 3), ("jump", 9),
+                           ("cost", 2), ("step", 1), ("promote", 0), ("remove", 0)])  # fmt: skip
+    found = replay_file(through_json(log, tmp_path / "t"))
+    assert found["identical"] is True
+    assert found["events"] == len(log)
+
+
+@pytest.mark.parametrize("system", ["fcfs", "mlfq", "plas", "atlas"])
+def test_the_simulators_own_trace_replays(
+    tmp_path: Path, system: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """run --trace, then replay: identical."""
+    trace = str(tmp_path / "trace")
+    options = ["--workload", "mixed", "--programs", "12", "--load", "3", "--slots", "8"]
+    tuning = ["--beta", "2", "--first-quantum-ms", "50"]
+    assert main(["run", *options, *tuning, "--systems", system, "--trace", trace]) == 0
+    capsys.readouterr()
+    assert main(["replay", trace]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["identical"] is True
+    assert found["events"] > 1000
+
+
+def test_a_trace_without_its_head_is_refused(tmp_path: Path) -> None:
+    """Nothing can be decided again without the levels and the cost model."""
+    _, log = recorder()
+    with pytest.raises(ConfigError, match="start line"):
+        replay(recorded(log[1:]))
+    bad = tmp_path / "bad"
+    bad.write_text('["start", {"policy": "plas"}]\n')
+    with pytest.raises(WorkloadError) as caught:
+        replay_file(bad)
+    assert (caught.value.line, caught.value.field) == (1, "quanta_ms")
+
+
+def test_a_line_that_is_no_event_is_named(tmp_path: Path) -> None:
+    """File, line and field."""
+    _, log = recorder()
+    path = through_json(log, tmp_path / "t")
+    path.write_text(path.read_text() + '["arrive", {"call": "a"}]\n')
+    with pytest.raises(WorkloadError) as caught:
+        replay_file(path)
+    assert (caught.value.line, caught.value.field) == (2, "stamp")
