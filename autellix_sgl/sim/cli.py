@@ -26,7 +26,7 @@ systems, worst first as the paper has them:
   plas   levels by the program's total service
 
 loads are multiples of the capacity: the program rate at which the simulated server, kept full and
-caching perfectly, is just saturated. 1.5 means that work comes half as fast again as it can be done.
+caching perfectly, is just saturated. At 1.5, work comes half as fast again as it can be done.
 
 examples:
   python -m autellix_sgl.sim figure2

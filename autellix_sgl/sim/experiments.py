@@ -1,4 +1,4 @@
-"""The experiments behind the paper's figures, as functions from parameters to JSON-ready results."""
+"""The experiments behind the paper's figures: parameters in, JSON-ready results out."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def sweep(setting: Setting, loads: Sequence[float], systems: Sequence[str]) -> d
 
 
 def makespan(setting: Setting, systems: Sequence[str]) -> dict[str, object]:
-    """Figure 16: all programs at time zero; when the last ends, and the gain over the first named."""
+    """Figure 16: all programs at time zero; when the last ends, and the gain over the first."""
     programs = setting.draw()
     workload = all_at_once(setting.workload, programs)
     reports = {name: play(setting, workload, name) for name in systems}

@@ -23,7 +23,7 @@ A100_8B = CostModel(
 # (80 GB * 0.88 - 16.1 GB of weights) / 131,072 B a token.
 A100_8B_KV_TOKENS = 410_000
 # A token's 131,072 B over PCIe 4.0 at 25e9 B/s is 0.0052 ms, beside 0.08 ms to compute it:
-# the paper moves KV to host memory and back in one transfer, SGLang does with its hierarchical cache.
+# the paper moves KV to host memory and back in one transfer, as SGLang's hierarchical cache does.
 A100_SWAP_COST = 0.065
 
 

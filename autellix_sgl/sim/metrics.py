@@ -1,4 +1,4 @@
-"""What a run amounts to, JSON-ready. Times are simulated milliseconds unless the name says seconds."""
+"""What a run amounts to, JSON-ready. Times are simulated milliseconds, or seconds in ``_s``."""
 
 from __future__ import annotations
 

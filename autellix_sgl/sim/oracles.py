@@ -4,10 +4,10 @@ They take the events of :class:`~autellix_sgl.core.CallScheduler` and answer its
 simulated replica does not know the difference; a key is (milliseconds, ticket) instead of (level,
 ticket).
 
-- ``srpt``: the call of the program with the least service left goes first. It reads the trace, which
-  no server can (paper figure 18's bound).
-- ``las``: least attained service without bins; the program that has had the least goes first, to the
-  millisecond, so programs take turns and preempt each other at every pass.
+- ``srpt``: the call of the program with the least service left goes first. It reads the trace,
+  which no server can (paper figure 18's bound).
+- ``las``: least attained service without bins; the program that has had the least goes first, to
+  the millisecond, so programs take turns and preempt each other at every pass.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from autellix_sgl.workloads import ProgramTrace, TracedCall
 
 
 class Branch:
-    """``start``: tokens above it; ``held``: own tokens in memory, ``written`` the most there ever were
-    (what a host tier keeps); ``tip``: where its calls end.
+    """``start``: tokens above it; ``tip``: where its calls end; ``held``: own tokens in memory;
+    ``written``: the most there ever were, which is what a host tier keeps.
 
     ``locks`` counts the running calls on it and its locked children, ``children`` the branches in
     memory that hang on it; either keeps all of it from eviction. ``number`` breaks ties.

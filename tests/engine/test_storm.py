@@ -18,13 +18,13 @@ QUANTA = [
     "--program-policy",
     "plas",
     "--program-levels",
-    "12",
+    "16",
     "--program-first-quantum-ms",
-    "4",
+    "3",
     "--program-quantum-growth",
-    "1.3",
+    "1.2",
     "--program-schedule-interval",
-    "2",
+    "1",
     "--program-starvation-ratio",
     "0",
 ]
@@ -147,7 +147,7 @@ def test_clients_that_go_away_leave_nothing_behind(tiny_model: Path, tmp_path: P
         check_complete(outcomes)
         state = server.wait_until_idle()
         programs = server.programs()
-        assert state["calls_per_level"] == [0] * 12
+        assert not any(state["calls_per_level"])
         assert state["remembered"] == 0
         assert all(not program["active_calls"] for program in programs.values())
         assert not any(name.startswith("storm-") for name in programs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 
 import pytest
@@ -77,8 +78,6 @@ def drive(scheduler: CallScheduler, log: Log, events: list[tuple[str, int]]) -> 
 
 
 def through_json(log: Log, path: Path) -> Path:
-    from dataclasses import asdict, is_dataclass
-
     def plain(value: object) -> object:
         assert is_dataclass(value)
         assert not isinstance(value, type)

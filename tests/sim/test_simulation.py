@@ -32,6 +32,8 @@ from autellix_sgl.sim import (
 from autellix_sgl.sim.experiments import mean_latency
 from autellix_sgl.sim.replica import Replica
 from autellix_sgl.workloads import (
+    TOOL,
+    Interrupt,
     ProgramBuilder,
     Workload,
     all_at_once,
@@ -132,8 +134,6 @@ def test_an_idle_server_answers_at_once() -> None:
 
 def test_calls_wait_for_their_parents_and_their_tools() -> None:
     """A child arrives when the last parent has ended and the interrupt is over."""
-    from autellix_sgl.workloads import TOOL, Interrupt
-
     program = ProgramBuilder("p", "test")
     program.fresh(1, 1)
     program.fresh(1, 9)
@@ -158,8 +158,14 @@ def test_a_closed_loop_keeps_its_concurrency() -> None:
 
 
 def test_short_memory_retracts_but_loses_nothing() -> None:
-    """A pool for about two calls, six slots: the run ends, and the pool is never over-full."""
-    simulation = run("mlfq", workload(4, 6, "chat"), replace(SMALL, kv_tokens=900, reserve=0.0))
+    """Four calls that fit when they start and outgrow the pool together: the worst give way."""
+    programs = []
+    for number in range(4):
+        program = ProgramBuilder(f"p{number}", "test")
+        program.fresh(10, 200)
+        programs.append(program.build())
+    tight = replace(SMALL, kv_tokens=400, reserve=0.0)
+    simulation = run("mlfq", all_at_once("tight", programs), tight)
     assert simulation.replicas[0].counters.retractions > 0
     simulation.replicas[0].cache.check()
 
@@ -174,7 +180,7 @@ def test_a_call_that_can_never_fit_is_refused() -> None:
 
 def test_a_preempted_call_resumes_from_the_tree() -> None:
     """With room in the pool, preemption costs one recomputed token each time."""
-    simulation = run("plas", workload(6, 8, "react"), replace(SMALL, kv_tokens=10**6))
+    simulation = run("plas", workload(6, 20, "chat", 1e4), replace(SMALL, kv_tokens=10**6))
     counters = simulation.replicas[0].counters
     assert counters.preemptions > 0
     assert counters.recomputed_tokens == counters.preemptions + counters.retractions
@@ -227,8 +233,8 @@ def test_capacity_grows_with_the_server() -> None:
 
 
 def test_the_papers_order_of_systems_on_mixed() -> None:
-    """At 1.5 times capacity (240 programs): FCFS is worst, then MLFQ, PLAS and ATLAS, SRPT best."""
-    found = sweep(Setting(programs=240, seed=2), [1.5], ["fcfs", "mlfq", "plas", "atlas", "srpt"])
+    """At 1.5 times capacity (150 programs): FCFS is worst, then MLFQ, PLAS and ATLAS, SRPT best."""
+    found = sweep(Setting(programs=150, seed=2), [1.5], ["fcfs", "mlfq", "plas", "atlas", "srpt"])
     [row] = found["rows"]  # type: ignore[misc]
     latency = {name: mean_latency(system) for name, system in row["systems"].items()}
     assert latency["fcfs"] > latency["mlfq"] > latency["atlas"] > latency["srpt"]

@@ -87,6 +87,7 @@ void decode(const Tensor& q, const Tensor& out, const Tensor& keys, const Tensor
   check_tokens(q, out.size(1), "q");
   check_index(requests, tokens, "requests");
   check_index(lengths, tokens, "lengths");
+  TORCH_CHECK(scale > 0, "the scale must be positive");
   const ScoreRule rule{static_cast<float>(scale), static_cast<float>(cap), window};
   const int64_t* request = requests.const_data_ptr<int64_t>();
   const int64_t* length = lengths.const_data_ptr<int64_t>();
@@ -113,6 +114,7 @@ void extend(const Tensor& q, const Tensor& out, const Tensor& keys, const Tensor
   check_index(requests, batch, "requests");
   check_index(prefixes, batch, "prefixes");
   check_index(counts, batch, "counts");
+  TORCH_CHECK(scale > 0, "the scale must be positive");
   const ScoreRule rule{static_cast<float>(scale), static_cast<float>(cap), window};
   std::vector<Segment> segments;
   int64_t row = 0;
