@@ -23,9 +23,9 @@ def launch(
 ) -> None:
     """Run the server until it stops; *on_ready* is called once it answers.
 
-    With the stock policy this is SGLang's own launch (on the CPU with our attention backend, if it
-    is the one asked for). Raises ConfigError for a mode that does not fit, ActivationError if SGLang
-    is not the version we know.
+    With the stock policy this is SGLang's own launch (on the CPU with our attention backend, if
+    that is the one asked for). Raises ConfigError for a mode that does not fit, ActivationError if
+    SGLang is not the version we know.
     """
     if program_args.stock:
         http_server.launch_server(

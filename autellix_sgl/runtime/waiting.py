@@ -15,8 +15,8 @@ class WaitingCalls:
 
     Only the parts of a list that SGLang uses outside admission: append, pop, length, iteration and
     indexing, all in scheduling order. Appending an unknown request is its arrival, appending a
-    known one puts it back; popping is an abort, of which *forget* is told. During admission the scheduler swaps a short
-    :class:`AdmissionWindow` in, so upstream never walks the whole queue.
+    known one puts it back; popping is an abort, of which *forget* is told. During admission the
+    scheduler swaps a short :class:`AdmissionWindow` in, so upstream never walks the whole queue.
     """
 
     def __init__(

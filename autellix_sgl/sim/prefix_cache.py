@@ -50,7 +50,7 @@ class Branch:
 
 
 class PrefixCache:
-    """Branches of all contexts, in a pool of *capacity* tokens; least recently used leaves go first.
+    """Branches of all contexts, in a pool of *capacity* tokens; eviction is by least recent use.
 
     ``used`` counts what is in memory, ``locked`` the part that running calls stand on.
     """

@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("source", nargs="+", metavar="WORKLOAD|FILE", help=f"One of {', '.join(WORKLOADS)}; files.")
+    add("source", nargs="+", metavar="WORKLOAD|FILE", help=", ".join(WORKLOADS))
     add("--format", choices=(*IMPORTERS, OURS), help="The sources are files of this format.")
     add("--programs", type=int, default=300, help="How many to generate. [%(default)s]")
     add("--seed", type=int, default=1, help="[%(default)s]")

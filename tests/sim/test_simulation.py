@@ -233,8 +233,16 @@ def test_capacity_grows_with_the_server() -> None:
 
 
 def test_the_papers_order_of_systems_on_mixed() -> None:
-    """At 1.5 times capacity (150 programs): FCFS is worst, then MLFQ, PLAS and ATLAS, SRPT best."""
-    found = sweep(Setting(programs=150, seed=2), [1.5], ["fcfs", "mlfq", "plas", "atlas", "srpt"])
+    """At 1.5 times capacity FCFS is worst, then MLFQ, then PLAS and ATLAS, and SRPT is best.
+
+    90 programs on a quarter of the server, so that they queue as many more would on all of it.
+    """
+    server = ServerModel(slots=16, kv_tokens=100_000)
+    found = sweep(
+        Setting(programs=90, seed=3, server=server),
+        [1.5],
+        ["fcfs", "mlfq", "plas", "atlas", "srpt"],
+    )
     [row] = found["rows"]  # type: ignore[misc]
     latency = {name: mean_latency(system) for name, system in row["systems"].items()}
     assert latency["fcfs"] > latency["mlfq"] > latency["atlas"] > latency["srpt"]

@@ -49,7 +49,7 @@ def test_bfcl_results_have_exact_lengths(tmp_path: Path) -> None:
 
 
 def test_bfcl_questions_give_a_call_a_function_and_one_a_turn(tmp_path: Path) -> None:
-    """Two functions and an answer, one function and an answer; tool sets share their system prompt."""
+    """Two functions and an answer, one function and an answer; tool sets share a system prompt."""
     line = {"id": "q", "question": [[{"role": "user", "content": "x" * 40}],
                                     [{"role": "user", "content": "y" * 80}]],
             "involved_classes": ["GorillaFileSystem"],

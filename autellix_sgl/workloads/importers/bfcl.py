@@ -1,8 +1,8 @@
 """BFCL multi-turn JSON lines, as the benchmark's result files or as its question files.
 
-A result line has ``input_token_count`` and ``output_token_count``, a list of steps for each turn,
-and perhaps ``latency``: exact lengths. A question line has ``question`` (a list of messages for each
-turn), ``involved_classes`` and, inlined from the answers file or not, ``ground_truth`` (a list of
+A result line has ``input_token_count`` and ``output_token_count``, a list of steps for each turn:
+exact lengths. A question line has ``question`` (a list of messages for each turn),
+``involved_classes`` and, inlined from the answers file or not, ``ground_truth`` (a list of
 function calls for each turn) or at least ``path``: then each function call is one LLM call and each
 turn ends with one more, and lengths are estimated.
 """
@@ -17,7 +17,7 @@ from autellix_sgl.workloads.fields import Record, read_lines
 from autellix_sgl.workloads.importers.sharegpt import tokens_of
 from autellix_sgl.workloads.model import ProgramTrace
 
-# What a question file does not say: documentation of an API class, a tool's result, a closing answer.
+# What a question file does not say: an API class's documentation, a tool's result, an answer.
 CLASS_TOKENS = 1500
 RESULT_TOKENS = 80
 ANSWER_TOKENS = 40

@@ -3,7 +3,7 @@
 ``{"trace_id", "events": [...]}``; an event is a ``message`` (an assistant's is an LLM call), a
 ``tool_call`` with ``duration_ms``, ``parallel_start`` or ``parallel_end``; ``drop_kv_cache`` is a
 hint to the server and is passed over. ``branch_path`` says on which branch an event is: a branch
-begins after the last call of the branch it hangs on, and that one goes on after all of its children.
+begins after the last call of the one it hangs on, and that one goes on after all of its children.
 A ``parallel_start`` with ``children`` holds one event for each of its branches.
 """
 
