@@ -7,8 +7,8 @@ A trace is JSON lines, each ``[event, {fields}]``. The first is what the schedul
 
 (a quantum of null has no end), written once; ``["cost_model", {"base_ms": ..., ...}]`` stands
 wherever the model was replaced. All others are what :class:`~autellix_sgl.core.CallScheduler`
-tells its ``record``. Replayed are arrive, admit, requeue, step and remove; promote is a decision, so it is
-asked for and compared. Every recorded field is compared: level, ticket and clock to the last bit.
+tells its ``record``. Replayed are arrive, admit, requeue, step and remove; promote is a decision,
+so it is asked for and compared. Every field is compared: level, ticket and clock to the last bit.
 """
 
 from __future__ import annotations

@@ -11,43 +11,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from heapq import heappop, heappush
 
 from autellix_sgl.core import CallStamp, Candidate, Running, StepWork, choose_victims
 from autellix_sgl.errors import ConfigError
+from autellix_sgl.sim.batch import DecodeBatch, SimCall
 from autellix_sgl.sim.hardware import ServerModel
 from autellix_sgl.sim.prefix_cache import Branch, PrefixCache
-from autellix_sgl.sim.seam import CallRecord, Scheduler, preempts
+from autellix_sgl.sim.seam import Scheduler, preempts
 from autellix_sgl.workloads import ProgramTrace, TracedCall
 
 # Upstream's cap on the output tokens that admission keeps room for.
 CLIP_NEW_TOKENS = 4096
 # Candidates beyond the free slots that admission may look at, as in the engine.
 SPARE_CANDIDATES = 1
-
-
-class SimCall:
-    """A call at a replica. ``length``: its context so far, as of its last admission.
-
-    ``prefill_left`` tokens are still to be computed before it decodes. While it decodes, it joined
-    the batch when ``Replica.decoded`` was ``joined_at`` and is done when that is ``end``.
-    """
-
-    __slots__ = (
-        "branch", "end", "id", "joined_at", "length", "output_left", "prefill_left", "record",
-    )  # fmt: skip
-
-    def __init__(
-        self, record: CallRecord, call_id: str, traced: TracedCall, branch: Branch
-    ) -> None:
-        self.record = record
-        self.id = call_id
-        self.branch = branch
-        self.length = traced.prompt_tokens
-        self.output_left = traced.output_tokens
-        self.prefill_left = 0
-        self.joined_at = 0
-        self.end = 0
 
 
 @dataclass(slots=True)
@@ -76,16 +52,10 @@ class Replica:
         self.calls = scheduler
         self.cache = PrefixCache(server.kv_tokens, shared=server.prefix_cache)
         self.counters = Counters()
-        self.decoded = 0  # decode steps so far
         self._known: dict[str, SimCall] = {}
         self._inbox: list[tuple[str, TracedCall, Branch, CallStamp]] = []
         self._prefilling: list[SimCall] = []
-        self._decoding: dict[str, SimCall] = {}
-        self._ends: list[tuple[int, int, SimCall]] = []
-        self._entries = 0
-        self._context_tokens = 0
-        self._end_sum = 0
-        self._decodes: tuple[str, ...] | None = None
+        self._decoding = DecodeBatch()
         self._refused_for_memory = False
         self._preempts = preempts(scheduler)
         self._finished: list[SimCall] = []
@@ -147,18 +117,19 @@ class Replica:
         calls.begin_pass()
         best = calls.first_waiting_key()
         victims = self._park(best)
-        # Nobody is worse than the best that waits, so nobody can be a victim: most passes.
-        worst = max((c.record.key for c in self._decoding.values()), default=best)
-        if worst > best:
-            victims += self._make_way()
+        # Only a call that is worse than the best that waits can be a victim; mostly there is none.
+        worse = [call for call in self._decoding if call.record.key > best]
+        if worse:
+            victims += self._make_way(worse)
         self.counters.preemptions += len(victims)
         return victims
 
-    def _make_way(self) -> list[SimCall]:
+    def _make_way(self, worse: list[SimCall]) -> list[SimCall]:
+        """The walk of Algorithm 1 over the waiting calls and the running calls *worse* than one."""
         self.counters.victim_passes += 1
         chosen = choose_victims(
             self._candidates(),
-            [self._as_running(call) for call in self._decoding.values()],
+            [self._as_running(call) for call in worse],
             free_slots=self.server.slots - self._num_running,
             free_tokens=self._free_tokens(),
             min_steps_left=self.server.min_steps_left,
@@ -183,8 +154,8 @@ class Replica:
             yield Candidate(call.record.key, asked)
 
     def _as_running(self, call: SimCall) -> Running:
-        left = call.end - self.decoded
-        length = call.length + self.decoded - call.joined_at
+        left = call.end - self._decoding.steps
+        length = self._decoding.length_of(call)
         reserved = int(min(left, CLIP_NEW_TOKENS) * self.server.reserve)
         return Running(call.id, call.record.key, length + reserved, left)
 
@@ -206,7 +177,7 @@ class Replica:
         return len(self._decoding) + len(self._prefilling)
 
     def _prefill_budget(self) -> int:
-        """Tokens of new prefill the next step has room for; below 0 if the half-done take it all."""
+        """Prefill tokens the next step has room for beside the half-done, which may leave none."""
         taken = len(self._decoding) if self.server.mixed else 0
         return self.server.chunk_tokens - taken - sum(c.prefill_left for c in self._prefilling)
 
@@ -217,8 +188,7 @@ class Replica:
 
     def _free_tokens(self) -> int:
         """Free or evictable KV, less what running calls may still write."""
-        left = self._end_sum - self.decoded * len(self._decoding)
-        return self.cache.available - int(left * self.server.reserve)
+        return self.cache.available - int(self._decoding.tokens_left * self.server.reserve)
 
     def _admit(self) -> None:
         """Fill the step's token budget: the half-done prefill first, then the head of the queue."""
@@ -272,8 +242,8 @@ class Replica:
             return 0.0
         work = StepWork(
             prefills=prefills,
-            decodes=self._decode_ids() if decode else (),
-            context_tokens=self._context_tokens if decode else 0,
+            decodes=self._decoding.ids if decode else (),
+            context_tokens=self._decoding.context_tokens if decode else 0,
         )
         repeat = 1 if prefills else self._jump(work, until_ms)
         before = self.calls.clock_ms
@@ -286,11 +256,6 @@ class Replica:
         took = self.calls.clock_ms - before
         self.counters.busy_ms += took
         return took
-
-    def _decode_ids(self) -> tuple[str, ...]:
-        if self._decodes is None:
-            self._decodes = tuple(self._decoding)
-        return self._decodes
 
     def _cut_chunks(self) -> tuple[tuple[str, int], ...]:
         """This step's share of the prefills; what is over the budget stays for the next."""
@@ -308,10 +273,7 @@ class Replica:
 
     def _jump(self, work: StepWork, until_ms: float) -> int:
         """How many times this decode step can be repeated before anything can change."""
-        ends = self._ends
-        while ends[0][2].end != ends[0][0] or ends[0][2].id not in self._decoding:
-            heappop(ends)
-        steps = ends[0][0] - self.decoded
+        steps = self._decoding.steps_to_next_end
         steps = min(steps, self.cache.available // len(work.decodes))
         if self.calls.num_waiting:
             if self._preempts:
@@ -336,15 +298,11 @@ class Replica:
 
     def _advance(self, steps: int) -> None:
         """Every decoding call has written *steps* more tokens; those that are done leave."""
-        self.decoded += steps
         self.counters.decode_steps += steps
-        written = steps * len(self._decoding)
-        self._context_tokens += written
-        self.cache.grow(written)
-        while self._ends and self._ends[0][0] <= self.decoded:
-            end, _, call = heappop(self._ends)
-            if call.end == end and call.id in self._decoding:
-                self._finish(call)
+        done = self._decoding.advance(steps)
+        self.cache.grow(steps * len(self._decoding))
+        for call in done:
+            self._finish(call)
 
     def _end_prefills(self) -> None:
         """Completed prefills have produced a token: the call decodes on, or is done."""
@@ -356,20 +314,9 @@ class Replica:
             call.length += 1
             call.output_left -= 1
             self.cache.grow(1)
-            self._join(call)
+            self._decoding.join(call)
             if not call.output_left:
                 self._finish(call)
-
-    def _join(self, call: SimCall) -> None:
-        # The token of the prefill was counted by grow, before the first decode step.
-        call.joined_at = self.decoded
-        call.end = self.decoded + call.output_left
-        self._decoding[call.id] = call
-        self._decodes = None
-        self._context_tokens += call.length
-        self._end_sum += call.end
-        self._entries += 1
-        heappush(self._ends, (call.end, self._entries, call))
 
     def _finish(self, call: SimCall) -> None:
         self._leave_batch(call)
@@ -377,20 +324,14 @@ class Replica:
 
     def _leave_batch(self, call: SimCall) -> None:
         """Out of the decoding batch; its tokens stay in the tree until they are evicted."""
-        del self._decoding[call.id]
-        self._decodes = None
-        steps = self.decoded - call.joined_at
-        call.length += steps
-        call.output_left = call.end - self.decoded
-        self._end_sum -= call.end
-        call.end = -1
-        self._context_tokens -= call.length
-        self.cache.release(call.branch, call.length, steps + 1)
+        decoded = self._decoding.leave(call)
+        # The token that ended the prefill was written through the pool's grow, too.
+        self.cache.release(call.branch, call.length, decoded + 1)
 
     def _make_room(self) -> None:
         """Under memory pressure give up the worst calls until one more decode step fits."""
         while len(self._decoding) > 1 and self.cache.available < self._num_running:
-            worst = max(self._decoding.values(), key=lambda c: c.record.key)
+            worst = max(self._decoding, key=lambda c: c.record.key)
             self._leave_batch(worst)
             self.calls.requeue(worst.id)
             self.counters.retractions += 1

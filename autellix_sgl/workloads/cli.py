@@ -74,8 +74,8 @@ def _parser() -> argparse.ArgumentParser:
         "--arrivals",
         choices=("poisson", "burst", "closed", "offline"),
         default="poisson",
-        help="poisson: independent; burst: --size at once; closed: --size at any time; offline: all "
-        "at the start. [%(default)s]",
+        help="poisson: independent; burst: --size at once; closed: --size at any time; "
+        "offline: all at the start. [%(default)s]",
     )
     add("--rate", type=float, default=1.0, help="Programs a second. [%(default)s]")
     add("--size", type=int, default=16, help="For burst and closed. [%(default)s]")
