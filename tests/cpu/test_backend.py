@@ -56,6 +56,7 @@ def runner_of(case: Case, batch: Batch, **changes: Any) -> Any:
     model = torch.nn.Sequential(layer_of(case))
     runner = SimpleNamespace(
         device="cpu",
+        gpu_id=0,
         model=model,
         dtype=case.dtype,
         kv_cache_dtype=case.dtype,

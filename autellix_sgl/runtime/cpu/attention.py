@@ -13,7 +13,7 @@ from sglang.srt.mem_cache.memory_pool import KVWriteLoc, MHATokenToKVPool
 from sglang.srt.mem_cache.swa_memory_pool import SWAKVPool
 from torch import Tensor
 
-from autellix_sgl.runtime.cpu import fused
+from autellix_sgl.runtime.cpu import fused, threads
 from autellix_sgl.runtime.cpu.build import KernelsUnavailable, load_kernels
 from autellix_sgl.runtime.cpu.fallback import TorchOps
 from autellix_sgl.runtime.cpu.ops import AttentionOps
@@ -30,6 +30,9 @@ MAX_HEAD_SIZE = 256
 
 def create_backend(runner: ModelRunner) -> AttentionBackend:
     """What SGLang's registry calls for our name: our backend, or torch's where ours cannot do."""
+    cores = threads.bind(runner.gpu_id)
+    if cores is not None:
+        logger.info("Bound to cores %s", cores)
     reason = unsupported(runner)
     if reason is not None:
         from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend

@@ -1,0 +1,42 @@
+"""Keep a rank on its own cores.
+
+``SGLANG_CPU_OMP_THREADS_BIND`` ("0-3|4-7": cores a rank, ranks separated by bars) is SGLang's way to
+share a machine between tensor- and data-parallel ranks. Upstream acts on it only with AMX; without,
+every rank would run as many threads as the machine has cores, all on the same cores.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+BIND_VARIABLE = "SGLANG_CPU_OMP_THREADS_BIND"
+
+
+def bind(rank: int) -> list[int] | None:
+    """Move this process to *rank*'s cores, with a thread for each; its cores, or None if unbound.
+
+    To be called before the kernels' threads start. Raises ValueError if the variable has no entry
+    for the rank or cannot be read.
+    """
+    binding = os.environ.get(BIND_VARIABLE, "all")
+    if binding == "all":
+        return None
+    ranks = binding.split("|")
+    if rank >= len(ranks):
+        raise ValueError(f"{BIND_VARIABLE}={binding} has no cores for rank {rank}")
+    cores = parse_cores(ranks[rank])
+    for thread in os.listdir("/proc/self/task"):
+        os.sched_setaffinity(int(thread), cores)
+    torch.set_num_threads(len(cores))
+    return cores
+
+
+def parse_cores(text: str) -> list[int]:
+    """The cores of a list such as ``0-3,6``."""
+    cores: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        cores.extend(range(int(first), int(last or first) + 1))
+    return cores
