@@ -92,6 +92,16 @@ class Server:
     engine: Engine
     port: int
     model: str
+    process: subprocess.Popen[bytes]
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stopped, so that not even its idle threads take a core from who is measured meanwhile."""
+        os.killpg(self.process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.killpg(self.process.pid, signal.SIGCONT)
 
     def complete(self, prompts: list[list[int]], tokens: int) -> Any:
         body = {
@@ -180,7 +190,7 @@ def running(engine: Engine, port: int, model: str) -> Iterator[Server]:
         )
         try:
             _wait_for(process, port, log)
-            yield Server(engine, port, model)
+            yield Server(engine, port, model, process)
         finally:
             _end(process)
 
@@ -214,11 +224,11 @@ def measure_speed(ours: Server, other: Server, rounds: int) -> list[dict[str, An
     for number in range(rounds + 1):
         for workload in WORKLOADS:
             seed = f"{number} {workload.name}"  # each engine gets the same prompts
-            order = (ours, other) if number % 2 else (other, ours)
-            speeds = {
-                server.port: server.tokens_per_second(workload, random.Random(seed))
-                for server in order
-            }
+            order = [(ours, other), (other, ours)]
+            speeds = {}
+            for server, idle in order if number % 2 else reversed(order):
+                with idle.paused():
+                    speeds[server.port] = server.tokens_per_second(workload, random.Random(seed))
             pair = speeds[ours.port], speeds[other.port]
             label = f"round {number}" if number else "warm-up"
             print(f"{label}: {workload.name}: {pair[0]:.1f} against {pair[1]:.1f}", flush=True)

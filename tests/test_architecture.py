@@ -29,10 +29,11 @@ PACKAGE = "autellix_sgl"
 ALLOWED = {
     "core": {"errors"},
     "workloads": {"errors"},
-    "sim": {"core", "workloads", "errors"},
-    "runtime": {"core", "config", "errors", "patches"},
+    "sim": {"core", "workloads", "decision_trace", "errors"},
+    "runtime": {"core", "config", "decision_trace", "errors", "patches"},
     "patches": {"errors"},
     "frontend": {"errors"},
+    "decision_trace": {"errors"},
     "errors": set[str](),
     "config": {"core", "errors"},
 }

@@ -12,13 +12,14 @@ requests. Its clock is the sum of modelled step times, so time passes only when 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
 
 from autellix_sgl.core.cost import CostModel, StepWork
 from autellix_sgl.core.levels import Levels
 from autellix_sgl.core.model import Call, CallStamp, CallStatistics
 from autellix_sgl.core.policies import Policy
+from autellix_sgl.core.preemption import Candidate, Running, choose_victims
 from autellix_sgl.core.queue import CallQueue, Key
 from autellix_sgl.errors import ConfigError, UnknownCall
 
@@ -30,7 +31,8 @@ class CallScheduler:
 
     ``starvation_ratio`` is beta of Algorithm 1 (0: never promote). ``interval`` is N: a preemption
     pass is due after N steps, or at once when a call arrives that beats a running one.
-    ``record`` is told every event and what it decided, enough to replay the run.
+    ``record`` is told what the scheduler is made of, then every event and what was decided, enough
+    to decide the run again (:mod:`autellix_sgl.sim.replay`).
     """
 
     def __init__(
@@ -61,6 +63,8 @@ class CallScheduler:
         self._next_ticket = 0
         self._steps_since_pass = 0
         self._urgent = False
+        if record is not None:
+            record("start", self._describe())
 
     # -- events ---------------------------------------------------------------------------------
 
@@ -151,6 +155,34 @@ class CallScheduler:
             promoted.append(call_id)
         return promoted
 
+    def use_cost_model(self, model: CostModel) -> None:
+        """Charge by *model* from the next step on."""
+        self.cost_model = model
+        if self._record is not None:
+            self._record("cost_model", dict(model.as_dict()))
+
+    def choose_victims(
+        self,
+        candidates: Iterable[Candidate],
+        running: Sequence[Running],
+        *,
+        free_slots: int,
+        free_tokens: int,
+        min_steps_left: int,
+    ) -> list[str]:
+        """:func:`~autellix_sgl.core.preemption.choose_victims`, recorded."""
+        seen: list[Candidate] = []
+        limits = {
+            "free_slots": free_slots,
+            "free_tokens": free_tokens,
+            "min_steps_left": min_steps_left,
+        }
+        victims = choose_victims(_remembering(candidates, seen), running, **limits)
+        if self._record is not None:
+            fields = {"candidates": seen, "running": list(running), **limits, "victims": victims}
+            self._record("choose_victims", fields)
+        return victims
+
     # -- questions ------------------------------------------------------------------------------
 
     @property
@@ -227,6 +259,17 @@ class CallScheduler:
             assert self._calls.get(call_id) is call, f"{call_id} runs but is not known"
 
     # -- inside ---------------------------------------------------------------------------------
+
+    def _describe(self) -> dict[str, object]:
+        levels = self.levels
+        return {
+            "policy": self.policy.name,
+            "boundaries_ms": list(levels.boundaries_ms),
+            "quanta_ms": [None if math.isinf(quantum) else quantum for quantum in levels.quanta_ms],
+            "cost_model": self.cost_model.as_dict(),
+            "starvation_ratio": self.starvation_ratio,
+            "interval": self.interval,
+        }
 
     def _draw_ticket(self) -> int:
         ticket = self._next_ticket
@@ -332,6 +375,13 @@ class CallScheduler:
                     **more,
                 },
             )
+
+
+def _remembering(candidates: Iterable[Candidate], seen: list[Candidate]) -> Iterator[Candidate]:
+    """The candidates, kept in *seen* as far as they were looked at."""
+    for candidate in candidates:
+        seen.append(candidate)
+        yield candidate
 
 
 def statistics_of(call: Call) -> CallStatistics:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,11 +43,11 @@ from autellix_sgl.core import (
     CostModel,
     Running,
     StepWork,
-    choose_victims,
 )
 from autellix_sgl.core.cost import COEFFICIENTS
 from autellix_sgl.core.queue import Key
 from autellix_sgl.core.scheduler import statistics_of
+from autellix_sgl.decision_trace import TraceWriter
 from autellix_sgl.runtime.activation import ProcessReport
 from autellix_sgl.runtime.metrics import SchedulerMetrics
 from autellix_sgl.runtime.output_streamer import ProgramOutputStreamer
@@ -60,7 +61,6 @@ from autellix_sgl.runtime.preemption import (
 from autellix_sgl.runtime.schedule_policy import LevelSchedulePolicy
 from autellix_sgl.runtime.scheduler_counters import SchedulerCounters
 from autellix_sgl.runtime.step_clock import StepClock
-from autellix_sgl.runtime.trace import TraceWriter
 from autellix_sgl.runtime.waiting import AdmissionWindow, WaitingCalls
 from autellix_sgl.runtime.wire import CallReport, ProgramGenerateReqInput
 
@@ -102,7 +102,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
     def init_running_status(self) -> None:
         super().init_running_status()
         args = self.program_args
-        self.trace = TraceWriter.open(args.trace, replica=self._replica, leader=self._is_leader)
+        self.trace = self._open_trace()
         self.calls = CallScheduler(
             args.core_policy(),
             args.core_levels(),
@@ -133,6 +133,13 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
     def init_output_streamer(self) -> None:
         super().init_output_streamer()
         self.output_streamer.report_of = self._report_of
+
+    def _open_trace(self) -> TraceWriter | None:
+        """The replica's decision log, if one was asked for and this rank leads it."""
+        path = self.program_args.trace
+        if path is None or not self._is_leader:
+            return None
+        return TraceWriter.open(Path(path if self._replica == 0 else f"{path}.{self._replica}"))
 
     @property
     def _replica(self) -> int:
@@ -285,7 +292,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
             running_batch.filter_batch()
             running_batch.batch_is_full = False
         by_id = {req.rid: req for req in running_batch.reqs}
-        chosen = choose_victims(
+        chosen = calls.choose_victims(
             self._candidates(),
             [self._as_running(req) for req in running_batch.reqs if req.rid in calls],
             free_slots=self._free_slots(running_batch),
@@ -450,8 +457,10 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
         fields = recv_req.server_args
         if not fields or not all(name.startswith(COST_KEY_PREFIX) for name in fields):
             return super().set_internal_state(recv_req)
-        self.calls.cost_model = CostModel.from_dict(
-            {name.removeprefix(COST_KEY_PREFIX): value for name, value in fields.items()}
+        self.calls.use_cost_model(
+            CostModel.from_dict(
+                {name.removeprefix(COST_KEY_PREFIX): value for name, value in fields.items()}
+            )
         )
         self.step_clock.forget()
         logger.info("Cost model: %s", self.calls.cost_model)

@@ -9,7 +9,7 @@ from autellix_sgl.sim.experiments import Arrivals, Setting, compare, makespan, p
 from autellix_sgl.sim.figures import figure2, figure9
 from autellix_sgl.sim.hardware import A100_8B, ServerModel
 from autellix_sgl.sim.metrics import report
-from autellix_sgl.sim.replay import Difference, replay, replay_file, start_fields
+from autellix_sgl.sim.replay import Difference, replay, replay_file
 from autellix_sgl.sim.simulation import ProgramRun, Simulation
 from autellix_sgl.sim.systems import SYSTEMS, System, Tuning, system_named
 from autellix_sgl.sim.work import capacity_per_s
@@ -34,7 +34,6 @@ __all__ = [
     "replay",
     "replay_file",
     "report",
-    "start_fields",
     "sweep",
     "system_named",
 ]

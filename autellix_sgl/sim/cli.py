@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from autellix_sgl.core import Levels
-from autellix_sgl.errors import AutellixError
+from autellix_sgl.decision_trace import TraceWriter
+from autellix_sgl.errors import AutellixError, ConfigError
 from autellix_sgl.sim.experiments import Arrivals, Setting, compare, makespan, play, sweep
 from autellix_sgl.sim.figures import figure2, figure9
 from autellix_sgl.sim.hardware import ServerModel
-from autellix_sgl.sim.recorder import Recording
 from autellix_sgl.sim.replay import replay_file
-from autellix_sgl.sim.systems import SYSTEMS, Tuning, system_named
+from autellix_sgl.sim.systems import ORACLES, SYSTEMS, Tuning, system_named
 from autellix_sgl.workloads import WORKLOADS, load
 
 EPILOG = """\
@@ -163,8 +163,10 @@ def _run(options: argparse.Namespace) -> dict[str, object]:
         workload = arrivals.apply(setting, setting.draw())
     if options.trace is None:
         return {"systems": {name: play(setting, workload, name) for name in systems}}
-    with Recording.to_file(options.trace, setting, systems) as recording:
-        return {"systems": {systems[0]: play(setting, workload, systems[0], recording.record)}}
+    if len(systems) != 1 or systems[0] in ORACLES or setting.replicas != 1:
+        raise ConfigError("--trace records one replica under one system that is no oracle")
+    with TraceWriter.open(options.trace) as trace:
+        return {"systems": {systems[0]: play(setting, workload, systems[0], trace.record)}}
 
 
 def _sweep(options: argparse.Namespace) -> dict[str, object]:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from autellix_sgl.core import CallStamp, CallStatistics, CostModel, StepWork
+from autellix_sgl.core import CallStamp, CallStatistics, CostModel, StepWork, choose_victims
 
 Key = tuple[float, int]
 
@@ -53,6 +53,7 @@ class RankScheduler:
     """
 
     next_promotion_ms = math.inf
+    choose_victims = staticmethod(choose_victims)
 
     def __init__(
         self,

@@ -1,14 +1,16 @@
 """A recorded run, decided again: the same events into a fresh core must give the same decisions.
 
-A trace is JSON lines, each ``[event, {fields}]``. The first is what the scheduler was made of:
+A trace is JSON lines, each ``[event, {fields}]``, written by
+:class:`autellix_sgl.decision_trace.TraceWriter`. The first is what the scheduler was made of:
 
     ["start", {"policy": "atlas", "boundaries_ms": [200.0, ...], "quanta_ms": [200.0, ..., null],
                "cost_model": {"base_ms": ..., ...}, "starvation_ratio": 8.0, "interval": 4}]
 
 (a quantum of null has no end), written once; ``["cost_model", {"base_ms": ..., ...}]`` stands
 wherever the model was replaced. All others are what :class:`~autellix_sgl.core.CallScheduler`
-tells its ``record``. Replayed are arrive, admit, requeue, step and remove; promote is a decision,
-so it is asked for and compared. Every field is compared: level, ticket and clock to the last bit.
+tells its ``record``. Replayed are arrive, admit, requeue, step and remove; promote and
+choose_victims are decisions, so they are asked for and compared. Every field is compared: level,
+ticket and clock to the last bit, and who had to make way.
 """
 
 from __future__ import annotations
@@ -18,12 +20,24 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 
-from autellix_sgl.core import CallScheduler, CallStamp, CostModel, Levels, StepWork, policy_named
+from autellix_sgl.core import (
+    CallScheduler,
+    CallStamp,
+    Candidate,
+    CostModel,
+    Levels,
+    Running,
+    StepWork,
+    policy_named,
+)
+from autellix_sgl.core.queue import Key
 from autellix_sgl.errors import AutellixError, ConfigError, UnknownCall
 from autellix_sgl.workloads.errors import WorkloadError
 from autellix_sgl.workloads.fields import Record, read_events
 
 MOST_DIFFERENCES = 20
+# A pool can be overcommitted: such counts may be negative.
+BELOW_ANY = -(2**62)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,19 +48,6 @@ class Difference:
     event: str
     recorded: object
     replayed: object
-
-
-def start_fields(scheduler: CallScheduler) -> dict[str, object]:
-    """The fields of the start line for a scheduler."""
-    levels = scheduler.levels
-    return {
-        "policy": scheduler.policy.name,
-        "boundaries_ms": list(levels.boundaries_ms),
-        "quanta_ms": [None if math.isinf(quantum) else quantum for quantum in levels.quanta_ms],
-        "cost_model": scheduler.cost_model.as_dict(),
-        "starvation_ratio": scheduler.starvation_ratio,
-        "interval": scheduler.interval,
-    }
 
 
 def replay_file(path: Path) -> dict[str, object]:
@@ -95,12 +96,10 @@ class _Player:
             )
         except ConfigError as error:
             start.fail("", str(error))
+        self._made.clear()  # it has told what it is made of
 
     def play(self, event: str, fields: Record) -> None:
         """Let the event happen, and compare what the scheduler says of it."""
-        if event == "cost_model":
-            self._scheduler.cost_model = _cost_model(fields)
-            return
         try:
             self._drive(event, fields)
         except UnknownCall as error:
@@ -126,10 +125,28 @@ class _Player:
         elif event == "step":
             work = _work(fields.inside("work", fields.get("work")))
             scheduler.step(work, fields.whole("repeat", at_least=1, default=1))
+        elif event == "cost_model":
+            scheduler.use_cost_model(_cost_model(fields))
+        elif event == "choose_victims":
+            self._choose_victims(fields)
         elif event in ("admit", "requeue", "remove"):
             getattr(scheduler, event)(fields.text("call"))
         else:
             fields.fail("", f"unknown event {event!r}")
+
+    def _choose_victims(self, fields: Record) -> None:
+        running = [_running(item) for item in fields.records("running")]
+        for call in running:
+            level = self._scheduler.call(call.id).level
+            if call.key[0] != level:
+                self.differences.append(Difference(fields.line, "level", call.key[0], level))
+        self._scheduler.choose_victims(
+            [_candidate(item) for item in fields.records("candidates")],
+            running,
+            free_slots=fields.whole("free_slots", at_least=BELOW_ANY),
+            free_tokens=fields.whole("free_tokens", at_least=BELOW_ANY),
+            min_steps_left=fields.whole("min_steps_left", at_least=BELOW_ANY),
+        )
 
     def _report_unrecorded(self, line: int) -> None:
         for event, fields in self._made:
@@ -169,6 +186,25 @@ def _pair(fields: Record, pair: Sequence[object]) -> tuple[str, int]:
     if not isinstance(call, str) or not isinstance(tokens, int):
         fields.fail("prefills", f"must pair a call with tokens, got {pair!r}")
     return call, tokens
+
+
+def _key(item: Record) -> Key:
+    level, order = item.wholes("key", length=2)
+    return (level, order)
+
+
+def _candidate(item: Record) -> Candidate:
+    return Candidate(_key(item), item.whole("tokens", at_least=BELOW_ANY))
+
+
+def _running(item: Record) -> Running:
+    return Running(
+        item.text("id"),
+        _key(item),
+        item.whole("tokens", at_least=BELOW_ANY),
+        item.whole("steps_left", at_least=BELOW_ANY),
+        bool(item.get("preemptible")),
+    )
 
 
 def _plain(value: object) -> object:

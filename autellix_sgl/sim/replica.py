@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from autellix_sgl.core import CallStamp, Candidate, Running, StepWork, choose_victims
+from autellix_sgl.core import CallStamp, Candidate, Running, StepWork
 from autellix_sgl.errors import ConfigError
 from autellix_sgl.sim.batch import DecodeBatch, SimCall
 from autellix_sgl.sim.hardware import ServerModel
@@ -127,7 +127,7 @@ class Replica:
     def _make_way(self, worse: list[SimCall]) -> list[SimCall]:
         """The walk of Algorithm 1 over the waiting calls and the running calls *worse* than one."""
         self.counters.victim_passes += 1
-        chosen = choose_victims(
+        chosen = self.calls.choose_victims(
             self._candidates(),
             [self._as_running(call) for call in worse],
             free_slots=self.server.slots - self._num_running,

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
-from autellix_sgl.core import CallScheduler, CallStamp, CallStatistics, StepWork
+from autellix_sgl.core import (
+    CallScheduler,
+    CallStamp,
+    CallStatistics,
+    Candidate,
+    Running,
+    StepWork,
+)
 from autellix_sgl.core.cost import CostModel
 
 
@@ -31,6 +38,15 @@ class Scheduler(Protocol):
     def remove(self, call_id: str) -> CallStatistics: ...
     def promote_starving(self) -> list[str]: ...
     def begin_pass(self) -> None: ...
+    def choose_victims(
+        self,
+        candidates: Iterable[Candidate],
+        running: Sequence[Running],
+        *,
+        free_slots: int,
+        free_tokens: int,
+        min_steps_left: int,
+    ) -> list[str]: ...
     def head(self, limit: int) -> list[str]: ...
     def waiting(self) -> Iterator[str]: ...
     def first_waiting_key(self) -> Any: ...

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from autellix_sgl.sim import replay_file
 from tests.engine.harness import generation, running_server, tiny_flags
 from tests.engine.storm import LONG, Outcome, storm
 
@@ -83,11 +84,14 @@ def check_complete(outcomes: list[Outcome]) -> None:
 def test_every_call_survives_its_preemptions(
     mode: str, tiny_model: Path, tmp_path: Path, references: Callable[[str], Tokens]
 ) -> None:
-    """Full length, consistent streams, the same greedy tokens as without preemption, no leak."""
+    """Full length, consistent streams, the same greedy tokens as without preemption, no leak.
+
+    And the decision trace, played into a fresh core, decides the same to the last bit.
+    """
     flags, env = MODES[mode]
-    with running_server(
-        tmp_path, [*tiny_flags(tiny_model, slots=4), *QUANTA, *flags], env=env
-    ) as server:
+    trace = tmp_path / "trace"
+    storm_flags = [*tiny_flags(tiny_model, slots=4), *QUANTA, "--program-trace", str(trace)]
+    with running_server(tmp_path, [*storm_flags, *flags], env=env) as server:
         outcomes = storm(server)
         state = server.wait_until_idle()
     check_complete(outcomes)
@@ -103,6 +107,9 @@ def test_every_call_survives_its_preemptions(
     )
     assert sum(preempted) >= 2 * len(long)
     assert same == len(outcomes)
+    replayed = replay_file(trace)
+    assert replayed["identical"], replayed["differences"]
+    assert replayed["events"] > 10 * len(outcomes)
 
 
 def test_a_preemption_costs_one_short_prefill(tiny_model: Path, tmp_path: Path) -> None:

@@ -12,10 +12,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autellix_sgl.core import CallScheduler, CallStamp, CostModel, Levels, StepWork, policy_named
+from autellix_sgl.core import (
+    CallScheduler,
+    CallStamp,
+    Candidate,
+    CostModel,
+    Levels,
+    Running,
+    StepWork,
+    policy_named,
+)
 from autellix_sgl.errors import ConfigError
 from autellix_sgl.sim.cli import main
-from autellix_sgl.sim.replay import recorded, replay, replay_file, start_fields
+from autellix_sgl.sim.replay import recorded, replay, replay_file
 from autellix_sgl.workloads import WorkloadError
 
 Log = list[tuple[str, dict[str, object]]]
@@ -32,14 +41,13 @@ def recorder() -> tuple[CallScheduler, Log]:
         interval=2,
         record=lambda event, fields: log.append((event, fields)),
     )
-    log.append(("start", start_fields(scheduler)))
     return scheduler, log
 
 
 EVENTS = st.lists(
     st.tuples(
         st.sampled_from(
-            ["arrive", "admit", "requeue", "step", "jump", "remove", "promote", "cost"]
+            ["arrive", "admit", "requeue", "step", "jump", "remove", "promote", "cost", "choose"]
         ),
         st.integers(0, 9),
     ),
@@ -73,8 +81,15 @@ def drive(scheduler: CallScheduler, log: Log, events: list[tuple[str, int]]) -> 
         elif event == "promote":
             scheduler.promote_starving()
         elif event == "cost":
-            scheduler.cost_model = CostModel(1.0 + which / 7)
-            log.append(("cost_model", scheduler.cost_model.as_dict()))
+            scheduler.use_cost_model(CostModel(1.0 + which / 7))
+        elif event == "choose":
+            scheduler.choose_victims(
+                [Candidate(scheduler.call(call).key, which) for call in waiting],
+                [Running(call, scheduler.call(call).key, 5, which) for call in running],
+                free_slots=0,
+                free_tokens=which - 5,
+                min_steps_left=2,
+            )
 
 
 def through_json(log: Log, path: Path) -> Path:
@@ -116,6 +131,7 @@ def changed(event: str, field: str, to: object) -> Callable[[Log], None]:
         changed("promote", "ticket", 99),
         changed("admit", "clock_ms", 1e9),
         changed("step", "clock_ms", 1.0),
+        changed("choose_victims", "victims", ["x"]),
         lambda log: log.pop(),
         lambda log: log.insert(2, log[1]),
     ],
@@ -130,9 +146,17 @@ def test_another_decision_is_found(change: Callable[[Log], None]) -> None:
     for _ in range(12):
         scheduler.step(StepWork(decodes=("x",)))
     assert len(scheduler.promote_starving()) == 2
+    chosen = scheduler.choose_victims(
+        [Candidate(scheduler.call("old").key, 0)],
+        [Running("x", scheduler.call("x").key, 1, 1)],
+        free_slots=0,
+        free_tokens=0,
+        min_steps_left=2,
+    )
+    assert chosen == []
     scheduler.remove("x")
     change(log)
-    last_was_dropped = log[-1][0] == "promote"
+    last_was_dropped = log[-1][0] != "remove"
     _, differences = replay(recorded(log))
     assert bool(differences) != last_was_dropped
 

@@ -1,8 +1,8 @@
 """Keep a rank on its own cores.
 
-``SGLANG_CPU_OMP_THREADS_BIND`` ("0-3|4-7": cores a rank, ranks separated by bars) is SGLang's way to
-share a machine between tensor- and data-parallel ranks. Upstream acts on it only with AMX; without,
-every rank would run as many threads as the machine has cores, all on the same cores.
+``SGLANG_CPU_OMP_THREADS_BIND`` ("0-3|4-7": cores a rank, ranks separated by bars) is SGLang's way
+to share a machine between tensor- and data-parallel ranks. Upstream acts on it only with AMX;
+without, every rank would run as many threads as the machine has cores, all on the same cores.
 """
 
 from __future__ import annotations
