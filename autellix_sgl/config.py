@@ -26,10 +26,10 @@ class ProgramArgs:
     """
 
     policy: str = "atlas"
-    levels: int = 8
+    levels: int = 12
     first_quantum_ms: float = 200.0
     quantum_growth: float = 2.0
-    starvation_ratio: float = 8.0
+    starvation_ratio: float = 32.0
     schedule_interval: int = 4
     lease_s: float = 1800.0
     max_programs: int = 100_000

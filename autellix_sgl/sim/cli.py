@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from autellix_sgl.core import Levels
@@ -13,7 +14,7 @@ from autellix_sgl.decision_trace import TraceWriter
 from autellix_sgl.errors import AutellixError, ConfigError
 from autellix_sgl.sim.experiments import Arrivals, Setting, compare, makespan, play, sweep
 from autellix_sgl.sim.figures import figure2, figure9
-from autellix_sgl.sim.hardware import ServerModel
+from autellix_sgl.sim.hardware import HARDWARE, ServerModel
 from autellix_sgl.sim.replay import replay_file
 from autellix_sgl.sim.systems import ORACLES, SYSTEMS, Tuning, system_named
 from autellix_sgl.workloads import WORKLOADS, load
@@ -95,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_setting(parser: argparse.ArgumentParser, systems: str) -> None:
-    server, setting, tuning = ServerModel(), Setting(), Tuning()
+    setting, tuning = Setting(), Tuning()
     add = parser.add_argument
     add("--systems", type=_names, default=systems.split(","), help=f"[{systems}]")
     add("--workload", choices=WORKLOADS, default=setting.workload, help="[%(default)s]")
@@ -110,16 +111,28 @@ def _add_setting(parser: argparse.ArgumentParser, systems: str) -> None:
     )
     add("--replicas", type=int, default=1, help="[%(default)s]")
     add("--placement", default="program", help="program, least-used or round-robin [%(default)s]")
-    add("--slots", type=int, default=server.slots, help="Calls in a batch. [%(default)s]")
-    add("--kv-tokens", type=int, default=server.kv_tokens, help="KV pool. [%(default)s]")
-    add("--chunk-tokens", type=int, default=server.chunk_tokens, help="A step's. [%(default)s]")
-    add("--separate", action="store_true", help="Prefill and decode in separate steps.")
+    add(
+        "--hardware",
+        choices=HARDWARE,
+        default="a100-8b",
+        help="Step costs and sizes, which the next flags change one by one: Llama-3.1-8B on an "
+        "A100-80GB, or the default model on two CPU cores. [%(default)s]",
+    )
+    add("--slots", type=int, help="Calls in a batch.")
+    add("--kv-tokens", type=int, help="KV pool.")
+    add("--chunk-tokens", type=int, help="A step's.")
+    add(
+        "--separate",
+        dest="mixed",
+        action="store_false",
+        default=None,
+        help="Prefill and decode in separate steps.",
+    )
     add(
         "--swap-cost",
         type=float,
-        default=server.swap_cost,
         help="Bringing an evicted token back from host memory, in prefill tokens; 1: there is no "
-        "host tier. [%(default)s]",
+        "host tier.",
     )
     add("--levels", type=int, default=tuning.levels.count, help="Levels. [%(default)s]")
     add("--first-quantum-ms", type=float, default=tuning.levels.quanta_ms[0], help="[%(default)s]")
@@ -137,19 +150,20 @@ def _setting(options: argparse.Namespace) -> Setting:
         interrupts=options.interrupts,
         replicas=options.replicas,
         placement=options.placement,
-        server=ServerModel(
-            slots=options.slots,
-            kv_tokens=options.kv_tokens,
-            chunk_tokens=options.chunk_tokens,
-            mixed=not options.separate,
-            swap_cost=options.swap_cost,
-        ),
+        server=_server(options),
         tuning=Tuning(
             levels=Levels.geometric(options.levels, options.first_quantum_ms, options.growth),
             starvation_ratio=options.beta,
             interval=options.interval,
         ),
     )
+
+
+def _server(options: argparse.Namespace) -> ServerModel:
+    """The named hardware with the flags that were given."""
+    names = ("slots", "kv_tokens", "chunk_tokens", "mixed", "swap_cost")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    return replace(HARDWARE[options.hardware], **given)
 
 
 def _run(options: argparse.Namespace) -> dict[str, object]:

@@ -64,3 +64,25 @@ class ServerModel:
             raise ConfigError(f"server: reserve must be between 0 and 1, got {self.reserve}")
         if not 0 < self.swap_cost <= 1:
             raise ConfigError(f"server: swap_cost must be in (0, 1], got {self.swap_cost}")
+
+
+# The default model in bfloat16 on two cores of an AMD EPYC: the fit that a server made of itself
+# (`python -m autellix_sgl.doctor --url`), and the sizes it starts with. Prefill goes first there.
+CPU_135M = CostModel(
+    base_ms=14.2,
+    per_prefill_token_ms=0.377,
+    per_decode_call_ms=0.19,
+    per_context_token_ms=0.0013,
+)
+
+HARDWARE = {
+    "a100-8b": ServerModel(),
+    "cpu-135m": ServerModel(
+        cost=CPU_135M,
+        slots=8,
+        kv_tokens=32_768,
+        chunk_tokens=2048,
+        mixed=False,
+        swap_cost=1.0,
+    ),
+}
