@@ -2,10 +2,10 @@
 #   PYTHON=...  the Python to set up with      ARGS=...  passed on to the server or to pytest
 python := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test check
+.PHONY: help setup serve test check bench-peers
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 setup: ## install everything into .venv (again after a change of requirements)
 	@PYTHON='$(PYTHON)' tools/setup.sh
@@ -20,3 +20,6 @@ check: setup ## lint, formatting, types
 	@$(python) -m ruff check .
 	@$(python) -m ruff format --check .
 	@$(python) -m mypy
+
+bench-peers: setup ## fetch vLLM for CPUs and ThunderAgent, for python -m bench.run
+	@bench/peers.sh

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,16 +45,38 @@ def command(*flags: str) -> list[str]:
     return [sys.executable, "-m", "autellix_sgl.launch_server", *flags]
 
 
+def announced(server: RunningServer) -> bool:
+    """Whether a server of ours has said that it answers."""
+    return READY in server.log.read_text(errors="replace")
+
+
 @contextmanager
 def server_process(
     folder: Path, flags: Sequence[str], *, env: Mapping[str, str] | None = None
 ) -> Iterator[RunningServer]:
     """A server on a free port, its log in *folder*; raises StartError if it does not come up."""
     port = free_port()
-    log = folder / f"server-{port}.log"
+    words = command("--port", str(port), *flags)
+    with launched(folder / f"server-{port}.log", words, port, env=env) as server:
+        yield server
+
+
+@contextmanager
+def launched(
+    log: Path,
+    words: Sequence[str],
+    port: int,
+    *,
+    env: Mapping[str, str] | None = None,
+    ready: Callable[[RunningServer], bool] = announced,
+) -> Iterator[RunningServer]:
+    """The command *words*, which is to serve on *port*, in a session of its own, once *ready*.
+
+    Leaving ends every process of that session. Raises StartError if it does not come up.
+    """
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command("--port", str(port), *flags),
+            words,
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -62,15 +84,15 @@ def server_process(
         )
     server = RunningServer(f"http://127.0.0.1:{port}", process, log)
     try:
-        _wait_until_ready(server)
+        _wait_until(ready, server)
         yield server
     finally:
         _stop(process)
 
 
-def _wait_until_ready(server: RunningServer) -> None:
+def _wait_until(ready: Callable[[RunningServer], bool], server: RunningServer) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
-    while READY not in server.log.read_text(errors="replace"):
+    while not ready(server):
         if not server.alive():
             raise StartError(f"the server did not start:\n{server.tail()}")
         if time.monotonic() > deadline:

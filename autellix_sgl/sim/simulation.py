@@ -45,11 +45,6 @@ class ProgramRun:
         """Last call's end minus the program's arrival."""
         return self.end_ms - self.arrival_ms
 
-    @property
-    def token_latency_ms(self) -> float:
-        """The paper's metric: response time over the tokens of all threads."""
-        return self.response_ms / self.trace.output_tokens
-
 
 class Simulation:
     """One run of a workload on *replicas* copies of a server under one system."""

@@ -15,6 +15,7 @@ from autellix_sgl.workloads.builder import ProgramBuilder
 from autellix_sgl.workloads.errors import WorkloadError
 from autellix_sgl.workloads.generators import GENERATORS, WORKLOADS, generate
 from autellix_sgl.workloads.model import HUMAN, TOOL, Interrupt, ProgramTrace, TracedCall, Workload
+from autellix_sgl.workloads.outcomes import Outcome, compared, jain, quantiles
 from autellix_sgl.workloads.statistics import PUBLISHED_MEANS, describe, percentile, summary
 from autellix_sgl.workloads.trace_file import load, save
 from autellix_sgl.workloads.transforms import scaled, with_interrupts
@@ -26,6 +27,7 @@ __all__ = [
     "TOOL",
     "WORKLOADS",
     "Interrupt",
+    "Outcome",
     "ProgramBuilder",
     "ProgramTrace",
     "TracedCall",
@@ -35,11 +37,14 @@ __all__ = [
     "at_times",
     "burst_times",
     "closed_loop",
+    "compared",
     "describe",
     "generate",
+    "jain",
     "load",
     "percentile",
     "poisson_times",
+    "quantiles",
     "save",
     "scaled",
     "summary",
