@@ -5,6 +5,7 @@
     ├── ModelError         the default model cannot be prepared
     ├── InvalidProgram     a request names its program in a way that cannot be used
     ├── UnknownProgram     no live program has that id
+    ├── NoReplica          no replica is left that could take a call
     └── UnknownCall        the scheduler was told of a call it does not have (a bug, never input)
 
     ActivationError        our scheduler could not be put in place; a BaseException on purpose
@@ -41,6 +42,10 @@ class UnknownProgram(AutellixError, LookupError):
     def __init__(self, program_id: str) -> None:
         super().__init__(f"no live program has the id {program_id!r}")
         self.program_id = program_id
+
+
+class NoReplica(AutellixError):
+    """No replica can take the call: all of them, or the one that was asked for, have died."""
 
 
 class UnknownCall(AutellixError, LookupError):

@@ -1,15 +1,18 @@
 """Pure program-level scheduling: no clock, no randomness, no sets, no I/O, no torch, no sglang.
 
-The engine, the simulator and trace replay drive the same two objects. The :class:`ProcessTable`
-lives where every arrival and completion is seen and says how much service a program has attained.
-The :class:`CallScheduler` lives beside one batch and says which call runs next. Both are told the
-time; neither reads it. Every tensor-parallel rank runs its own CallScheduler, so a decision may
-depend only on the events, never on a clock, a hash seed or the order of a set.
+The engine, the simulator and trace replay drive the same objects. The :class:`ProcessTable` lives
+where every arrival and completion is seen and says how much service a program has attained; beside
+it a :class:`Placer` says which of several replicas a call goes to. The :class:`CallScheduler` lives
+beside one batch and says which call runs next. They are told the time; none of them reads it. Every
+tensor-parallel rank runs its own CallScheduler, so a decision may depend only on the events, never
+on a clock, a hash seed or the order of a set.
 """
 
 from autellix_sgl.core.cost import CostModel, StepWork
+from autellix_sgl.core.footprint import Footprint
 from autellix_sgl.core.levels import Levels
 from autellix_sgl.core.model import Call, CallStamp, CallStatistics
+from autellix_sgl.core.placement import PLACEMENTS, Placer
 from autellix_sgl.core.policies import POLICIES, Policy, policy_named
 from autellix_sgl.core.preemption import Candidate, Running, choose_victims
 from autellix_sgl.core.queue import CallQueue
@@ -17,6 +20,7 @@ from autellix_sgl.core.scheduler import CallScheduler
 from autellix_sgl.core.table import ActiveCall, ProcessTable, Program, TableStatistics
 
 __all__ = [
+    "PLACEMENTS",
     "POLICIES",
     "ActiveCall",
     "Call",
@@ -26,7 +30,9 @@ __all__ = [
     "CallStatistics",
     "Candidate",
     "CostModel",
+    "Footprint",
     "Levels",
+    "Placer",
     "Policy",
     "ProcessTable",
     "Program",

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from autellix_sgl.core.footprint import Footprint
 from autellix_sgl.core.model import CallStamp, CallStatistics
 from autellix_sgl.core.policies import Policy
 from autellix_sgl.errors import ConfigError, UnknownCall, UnknownProgram
@@ -39,7 +40,8 @@ class Program:
     ``service_ms`` orders its next call (sum of calls or longest chain, by the policy);
     ``total_service_ms`` and ``total_wait_ms`` are T and W of Algorithm 1. ``threads`` counts the
     completed calls of each thread (the latest MAX_THREADS_KEPT). ``transient`` marks the
-    own program of a request that named none; it goes with its last call.
+    own program of a request that named none; it goes with its last call. ``engines`` counts its
+    calls by the replica that ran them; ``footprint`` is for placing its next one.
     """
 
     id: str
@@ -57,6 +59,7 @@ class Program:
     last_completion_at: float | None = None
     engines: dict[int, int] = field(default_factory=dict)
     threads: dict[str, int] = field(default_factory=dict)
+    footprint: Footprint = field(default_factory=Footprint)
     active: dict[str, ActiveCall] = field(default_factory=dict)
 
     @property

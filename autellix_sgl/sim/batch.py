@@ -15,12 +15,12 @@ class SimCall:
 
     ``prefill_left`` tokens are still to be computed before it decodes. While it decodes, it joined
     when the batch had made ``joined_at`` steps and is done when that is ``end``; ``entry`` numbers
-    that stay, 0 when it is over.
+    that stay, 0 when it is over. ``cached_tokens`` of its prompt needed no computing.
     """
 
     __slots__ = (
-        "branch", "end", "entry", "id", "joined_at", "length", "output_left", "prefill_left",
-        "record",
+        "branch", "cached_tokens", "end", "entry", "id", "joined_at", "length", "output_left",
+        "prefill_left", "record",
     )  # fmt: skip
 
     def __init__(
@@ -32,6 +32,7 @@ class SimCall:
         self.length = traced.prompt_tokens
         self.output_left = traced.output_tokens
         self.prefill_left = 0
+        self.cached_tokens = 0
         self.joined_at = 0
         self.end = 0
         self.entry = 0

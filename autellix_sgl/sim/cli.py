@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from autellix_sgl.core import Levels
+from autellix_sgl.core import PLACEMENTS, Levels
 from autellix_sgl.decision_trace import TraceWriter
 from autellix_sgl.errors import AutellixError, ConfigError
 from autellix_sgl.sim.experiments import Arrivals, Setting, compare, makespan, play, sweep
 from autellix_sgl.sim.figures import figure2, figure9
+from autellix_sgl.sim.fleet import OURS, figure14, figure15
 from autellix_sgl.sim.hardware import HARDWARE, ServerModel
 from autellix_sgl.sim.replay import replay_file
 from autellix_sgl.sim.systems import ORACLES, SYSTEMS, Tuning, system_named
@@ -26,6 +27,11 @@ systems, worst first as the paper has them:
   mlfq   levels by each call's own service       srpt   oracle: least remaining service
   plas   levels by the program's total service
 
+placements of calls on several replicas:
+  round_robin, least_used     in turn; the fewest calls in the system
+  program                     the paper's: long calls (over 2048 tokens) stay with their program
+  program-radix               the least outstanding work, counting what a cached prefix saves
+
 loads are multiples of the capacity: the program rate at which the simulated server, kept full and
 caching perfectly, is just saturated. At 1.5, work comes half as fast again as it can be done.
 
@@ -34,6 +40,7 @@ examples:
   python -m autellix_sgl.sim run --workload mixed --programs 600 --load 1.5 --systems fcfs,atlas
   python -m autellix_sgl.sim sweep --workload mcts --programs 300 --loads 0.5,1,1.5
   python -m autellix_sgl.sim makespan --workload mixed --programs 300
+  python -m autellix_sgl.sim run --workload chat --replicas 4 --placement program-radix
   python -m autellix_sgl.sim run --workload chat --programs 50 --systems plas --trace chat.trace
   python -m autellix_sgl.sim replay chat.trace
 """
@@ -90,6 +97,18 @@ def _parser() -> argparse.ArgumentParser:
     rates.add_argument("--loads", type=_numbers, default=[0.5, 0.75, 1.0, 1.25, 1.5])
     offline = add("makespan", "all programs at once (figure 16)", _makespan)
     _add_setting(offline, "fcfs,mlfq,plas,atlas")
+    fourteen = add("figure14", "placements over rates, several replicas", _figure14)
+    _add_fleet(fourteen, programs=300)
+    fourteen.add_argument(
+        "--workloads", type=_workloads, default=["chat", "react", "mcts", "mixed"]
+    )
+    fourteen.add_argument("--replicas", type=int, default=4, help="[%(default)s]")
+    fourteen.add_argument("--loads", type=_numbers, default=[0.5, 0.75, 1.0, 1.25, 1.5])
+    fifteen = add("figure15", "the rate that 1 to 64 replicas sustain", _figure15)
+    _add_fleet(fifteen, programs=200)
+    fifteen.add_argument("--workload", choices=WORKLOADS, default="chat", help="[%(default)s]")
+    fifteen.add_argument("--placement", choices=PLACEMENTS, default=OURS, help="[%(default)s]")
+    fifteen.add_argument("--fleets", type=_wholes, default=[1, 2, 4, 8, 16, 32, 64])
     replay = add("replay", "check a decision trace against the core", _replay)
     replay.add_argument("file", type=Path, help="A file written by --program-trace or run --trace.")
     return parser
@@ -110,7 +129,7 @@ def _add_setting(parser: argparse.ArgumentParser, systems: str) -> None:
         help="Multiply tool and human times by this; 0 replays turns back to back. [%(default)s]",
     )
     add("--replicas", type=int, default=1, help="[%(default)s]")
-    add("--placement", default="program", help="program, least-used or round-robin [%(default)s]")
+    add("--placement", choices=PLACEMENTS, default="program", help="[%(default)s]")
     add(
         "--hardware",
         choices=HARDWARE,
@@ -139,6 +158,13 @@ def _add_setting(parser: argparse.ArgumentParser, systems: str) -> None:
     add("--growth", type=float, default=2.0, help="Quantum growth. [%(default)s]")
     add("--beta", type=float, default=tuning.starvation_ratio, help="0: no promotion [%(default)s]")
     add("--interval", type=int, default=tuning.interval, help="Steps to a pass. [%(default)s]")
+
+
+def _add_fleet(parser: argparse.ArgumentParser, programs: int) -> None:
+    parser.add_argument(
+        "--programs", type=int, default=programs, help="A replica's share of them. [%(default)s]"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="[%(default)s]")
 
 
 def _setting(options: argparse.Namespace) -> Setting:
@@ -191,6 +217,21 @@ def _makespan(options: argparse.Namespace) -> dict[str, object]:
     return makespan(_setting(options), options.systems)
 
 
+def _figure14(options: argparse.Namespace) -> dict[str, object]:
+    setting = Setting(programs=options.programs, seed=options.seed, replicas=options.replicas)
+    return figure14(setting, options.workloads, options.loads)
+
+
+def _figure15(options: argparse.Namespace) -> dict[str, object]:
+    setting = Setting(
+        workload=options.workload,
+        programs=options.programs,
+        seed=options.seed,
+        placement=options.placement,
+    )
+    return figure15(setting, options.fleets)
+
+
 def _replay(options: argparse.Namespace) -> dict[str, object]:
     return replay_file(options.file)
 
@@ -203,6 +244,18 @@ def _names(text: str) -> list[str]:
         except AutellixError:
             raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(SYSTEMS)}") from None
     return names
+
+
+def _workloads(text: str) -> list[str]:
+    names = text.split(",")
+    for name in names:
+        if name not in WORKLOADS:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(WORKLOADS)}")
+    return names
+
+
+def _wholes(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
 
 
 def _numbers(text: str) -> list[float]:

@@ -73,11 +73,6 @@ class Replica:
         branch = self.cache.branch_of(program, index)
         self._inbox.append((call_id, call, branch, stamp))
 
-    @property
-    def load(self) -> int:
-        """Calls in the system."""
-        return len(self._known) + len(self._inbox)
-
     def forget(self, program: ProgramTrace) -> None:
         self.cache.forget(program)
 
@@ -228,6 +223,7 @@ class Replica:
         else:
             self.counters.prompt_tokens += call.length
             self.counters.cached_tokens += cached
+            call.cached_tokens = call.length - call.prefill_left
         self.cache.acquire(call.branch, call.length)
         self.calls.admit(call.id)
         self._prefilling.append(call)

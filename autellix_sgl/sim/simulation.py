@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
-from autellix_sgl.core import ProcessTable, policy_named
+from autellix_sgl.core import Placer, ProcessTable, policy_named
 from autellix_sgl.core.scheduler import Recorder
+from autellix_sgl.sim.batch import SimCall
 from autellix_sgl.sim.hardware import ServerModel
-from autellix_sgl.sim.placement import placement_named
 from autellix_sgl.sim.replica import Replica
 from autellix_sgl.sim.systems import System, Tuning
 from autellix_sgl.sim.work import batch_of, service_ms
@@ -76,7 +76,7 @@ class Simulation:
             )
             for _ in range(replicas)
         ]
-        self._place = placement_named(placement)
+        self.placer = Placer(placement, replicas, self.server.cost, batch=int(self._batch))
         self._due = [False] * replicas
         self._events: list[tuple[float, int, int, int, int]] = []
         self._number = 0
@@ -142,19 +142,20 @@ class Simulation:
         call = trace.calls[index]
         call_id = f"{trace.id}.{index}"
         stamp = self.table.arrive(call_id, trace.id, now=self.now_ms / 1e3, thread=call.thread)
-        chosen = 0
-        if len(self.replicas) > 1:
-            loads = [replica.load for replica in self.replicas]
-            chosen = self._place(trace.id, call.prompt_tokens, loads)
+        footprint = self.table.program(trace.id).footprint
+        chosen = self.placer.place(call_id, footprint, prompt_tokens=call.prompt_tokens)
         self.replicas[chosen].submit(call_id, trace, index, stamp)
         self._where[call_id] = (program, index)
         self._wake(chosen)
 
-    def _ended(self, replica: int, call_id: str) -> None:
-        """A call is done: tell the core and the table, then let its children go."""
+    def _ended(self, replica: int, done: SimCall) -> None:
+        """A call is done: tell the core, the placer and the table, then let its children go."""
+        call_id = done.id
         program, index = self._where.pop(call_id)
         run = self.runs[program]
         statistics = self.replicas[replica].calls.remove(call_id)
+        output_tokens = run.trace.calls[index].output_tokens
+        self.placer.finish(call_id, cached_tokens=done.cached_tokens, output_tokens=output_tokens)
         self.table.complete(call_id, statistics, now=self.now_ms / 1e3, engine=replica)
         run.wait_ms += statistics.wait_ms
         run.longest_wait_ms = max(run.longest_wait_ms, statistics.wait_ms)
@@ -196,7 +197,7 @@ class Simulation:
 
     def _step_end(self, replica: int, _: int) -> None:
         for call in self.replicas[replica].take_finished():
-            self._ended(replica, call.id)
+            self._ended(replica, call)
         self._at(self.now_ms, ROUND, replica)
 
     def _at(self, time_ms: float, kind: int, one: int, other: int = 0) -> None:
