@@ -17,12 +17,14 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import autellix_sgl.runtime  # noqa: F401 (its import prepares this process and its children)
 from autellix_sgl.config import ProgramArgs, add_program_arguments
 from autellix_sgl.errors import ActivationError, AutellixError, ConfigError
 from autellix_sgl.runtime.platform import uses_cpu_engine
+from autellix_sgl.runtime.tenants import Tenants
 from autellix_sgl.server_defaults import flag_value, server_defaults
 
 if TYPE_CHECKING:
@@ -65,7 +67,10 @@ def parse_program_args(argv: Sequence[str]) -> tuple[ProgramArgs, list[str]]:
     add_program_arguments(parser)
     namespace, rest = parser.parse_known_args(argv)
     args = ProgramArgs.from_namespace(namespace)
-    args.initial_cost_model()  # a bad file is found now, not in a scheduler process
+    # A bad file is found now, not in one of the server's processes.
+    args.initial_cost_model()
+    if args.tenants is not None:
+        Tenants.load(Path(args.tenants))
     return args, rest
 
 
@@ -133,6 +138,7 @@ def announce(server_args: ServerArgs) -> None:
         "model": server_args.served_model_name or server_args.model_path,
         "messages": [{"role": "user", "content": "What is the capital of France?"}],
     }
+    # With a key for administration alone, calls need one of the tenants' keys or none.
     key = " -H 'Authorization: Bearer <your --api-key>'" if server_args.api_key else ""
     sys.stdout.write(
         f"\nautellix_sgl is ready at {server_args.url()}. Try:\n"
