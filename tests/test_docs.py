@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import autellix_sgl
 from autellix_sgl import config
 from autellix_sgl.core import POLICIES, CallStatistics, Levels, TableStatistics
 from autellix_sgl.runtime.metrics import (
@@ -129,3 +130,16 @@ def test_every_statistic_is_documented(name: str) -> None:
 def test_every_field_of_a_program_is_documented(name: str) -> None:
     """What /v1/programs answers has a line that explains it."""
     assert f"`{name}`" in text_of("docs/api.md").split("\n## Programs\n")[1]
+
+
+@pytest.mark.parametrize("name", autellix_sgl.__all__)
+def test_every_public_name_is_documented(name: str) -> None:
+    """docs/frontend.md has it by its full name; Program is the class of what program makes."""
+    text = text_of("docs/frontend.md")
+    assert f"autellix_sgl.{name}" in text or f"autellix_sgl.{name.lower()}" in text
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)
+def test_every_example_is_listed(path: Path) -> None:
+    """With what it shows."""
+    assert f"| [{path.name}](../examples/{path.name}) |" in text_of("docs/frontend.md")

@@ -13,9 +13,8 @@ from autellix_sgl.runtime.call_progress import (
     REQUEST_ATTRIBUTE,
     ProgramRequest,
     Progress,
-    anonymous_request,
 )
-from autellix_sgl.runtime.identity import IdentityReader
+from autellix_sgl.runtime.identity import ANONYMOUS, IdentityReader
 from autellix_sgl.runtime.identity_middleware import IdentityMiddleware
 from autellix_sgl.runtime.responses import ResponsePrograms
 from autellix_sgl.runtime.tenant_middleware import CALLER, Caller
@@ -51,7 +50,7 @@ class Endpoint:
             message = await receive()
             self.body += message.get("body", b"")
             more = message.get("more_body", False)
-        request = scope.get(REQUEST_ATTRIBUTE) or anonymous_request()
+        request = scope.get(REQUEST_ATTRIBUTE) or ProgramRequest.of(ANONYMOUS)
         self.requests.append(request)
         start = {"type": "http.response.start", "status": 200, "headers": [(b"x-a", b"1")]}
         await send(start)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from autellix_sgl.runtime.identity import ANONYMOUS, Identity
+from autellix_sgl.runtime.identity import Identity
 
 if TYPE_CHECKING:
     from autellix_sgl.runtime.wire import CallReport
@@ -71,8 +71,3 @@ class ProgramRequest:
     def for_prompt(self, index: int) -> ProgramRequest:
         """The same request, seen as its prompt *index*."""
         return replace(self, identity=self.identity.for_prompt(index))
-
-
-def anonymous_request() -> ProgramRequest:
-    """A request that did not come through the middleware, or not over HTTP, and names nothing."""
-    return ProgramRequest.of(ANONYMOUS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, MutableMapping
+from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse
@@ -53,11 +53,11 @@ class IdentityMiddleware:
         await self._identified(scope, receive, send)
 
     async def _identified(self, scope: Scope, receive: Receive, send: Send) -> None:
-        messages, complete = await _read_body(receive)
-        if not complete:
-            await self._app(scope, _replay(messages, receive), send)
+        body, left = await _read_body(receive)
+        again = _replay(body, left, receive)
+        if left is not None:
+            await self._app(scope, again, send)
             return
-        body = b"".join(message.get("body", b"") for message in messages)
         try:
             request = self._manager.identify(
                 scope["headers"],
@@ -70,7 +70,7 @@ class IdentityMiddleware:
             return
         scope[REQUEST_ATTRIBUTE] = request
         headed = HeadedSend(send, request.progress)
-        await self._app(scope, _replay(messages, receive), headed)
+        await self._app(scope, again, headed)
 
     def _may_use(self, scope: Scope, path: str) -> bool:
         """Whether a stored response is the caller's; without tenants everything is everybody's."""
@@ -103,24 +103,27 @@ class HeadedSend:
         await self._send(message)
 
 
-async def _read_body(receive: Receive) -> tuple[list[Message], bool]:
-    """All of a request's messages, and whether its body is complete (the client may be gone)."""
-    messages: list[Message] = []
+async def _read_body(receive: Receive) -> tuple[bytes, Message | None]:
+    """The request's body, and the message with which the client left before it was all there."""
+    pieces: list[bytes] = []
     while True:
         message = await receive()
-        messages.append(message)
         if message["type"] != "http.request":
-            return messages, False
+            return b"".join(pieces), message
+        pieces.append(message.get("body", b""))
         if not message.get("more_body", False):
-            return messages, True
+            return b"".join(pieces), None
 
 
-def _replay(messages: Iterable[Message], receive: Receive) -> Receive:
-    """A receive that gives *messages* again and then goes on with the real one."""
-    pending = iter(messages)
+def _replay(body: bytes, left: Message | None, receive: Receive) -> Receive:
+    """A receive that gives the body again, in one piece, and then goes on with the real one."""
+    pending = [{"type": "http.request", "body": body, "more_body": left is not None}]
+    if left is not None:
+        pending.append(dict(left))
+    coming = iter(pending)
 
     async def replayed() -> Message:
-        for message in pending:
+        for message in coming:
             return message
         return await receive()
 

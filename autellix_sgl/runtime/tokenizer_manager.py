@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Iterable
+from contextvars import ContextVar
 from typing import Any
 
 from fastapi import Request
@@ -27,14 +28,16 @@ from autellix_sgl.runtime.call_progress import (
     REQUEST_ATTRIBUTE,
     ProgramRequest,
     Progress,
-    anonymous_request,
 )
-from autellix_sgl.runtime.identity import Identity, IdentityReader
+from autellix_sgl.runtime.identity import ANONYMOUS, Identity, IdentityReader
 from autellix_sgl.runtime.metrics import TABLE_PERIOD_S, TableMetrics
 from autellix_sgl.runtime.responses import ResponsePrograms
 from autellix_sgl.runtime.wire import REPORT_KEY, CallReport, ProgramGenerateReqInput, ProgramTag
 
 logger = logging.getLogger(__name__)
+
+# Whose the calls are that are made in this process, without HTTP.
+LOCAL_IDENTITY: ContextVar[Identity] = ContextVar("autellix_local_identity", default=ANONYMOUS)
 
 # On SGLang's request object: whether the client chose the call's id itself.
 CHOSEN_ATTRIBUTE = "autellix_chosen_id"
@@ -93,9 +96,7 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
         # Not a generator itself: wrapping upstream's would delay its clean-up on a disconnect.
         if isinstance(obj, GenerateReqInput):
             setattr(obj, CHOSEN_ATTRIBUTE, obj.rid is not None)
-            if request is not None:
-                ours = request.scope.get(REQUEST_ATTRIBUTE)
-                setattr(obj, REQUEST_ATTRIBUTE, ours or anonymous_request())
+            setattr(obj, REQUEST_ATTRIBUTE, _request_behind(obj, request))
         stream: AsyncIterator[Any] = super().generate_request(obj, request)
         return stream
 
@@ -108,7 +109,7 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
             whole = request_of(obj).named(obj.rid[0])
             for index in range(len(obj.rid)):
                 setattr(obj[index], REQUEST_ATTRIBUTE, whole.for_prompt(index))
-                setattr(obj[index], CHOSEN_ATTRIBUTE, getattr(obj, CHOSEN_ATTRIBUTE, True))
+                setattr(obj[index], CHOSEN_ATTRIBUTE, getattr(obj, CHOSEN_ATTRIBUTE))
 
     async def _send_one_request(
         self, tokenized_obj: TokenizedGenerateReqInput | TokenizedEmbeddingReqInput
@@ -176,7 +177,7 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
         state = self.rid_to_state.get(rid)
         if self.program_args.tenants is None or state is None:
             return False
-        if not getattr(state.obj, CHOSEN_ATTRIBUTE, True):
+        if not getattr(state.obj, CHOSEN_ATTRIBUTE):
             return False
         tenant = request_of(state.obj).identity.tenant
         return any(
@@ -265,10 +266,17 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
 
 
 def request_of(obj: GenerateReqInput) -> ProgramRequest:
-    """What the endpoint left on *obj*; a call made in this process may carry a session id."""
-    request = getattr(obj, REQUEST_ATTRIBUTE, None)
-    if isinstance(request, ProgramRequest):
-        return request
-    if obj.session_id is None:
-        return anonymous_request()
-    return ProgramRequest.of(Identity(obj.session_id, source="session_id"))
+    """What goes with *obj* since it entered the tokenizer manager."""
+    request: ProgramRequest = getattr(obj, REQUEST_ATTRIBUTE)
+    return request
+
+
+def _request_behind(obj: GenerateReqInput, request: Request | None) -> ProgramRequest:
+    """What the middleware left in the HTTP request, or what a call in this process says."""
+    if request is not None:
+        ours = request.scope.get(REQUEST_ATTRIBUTE)
+        return ours if isinstance(ours, ProgramRequest) else ProgramRequest.of(ANONYMOUS)
+    identity = LOCAL_IDENTITY.get()
+    if identity.program is None and obj.session_id is not None:
+        identity = Identity(obj.session_id, source="session_id")
+    return ProgramRequest.of(identity)
