@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from autellix_sgl.engine import Engine
     from autellix_sgl.frontend import Executor, Program, carry, current, program, wrap
-    from autellix_sgl.frontend.sglang_lang import RuntimeEndpoint
+    from autellix_sgl.language import RuntimeEndpoint
 
 __version__ = "0.1.0"
 
@@ -32,7 +32,7 @@ __all__ = [
 
 _HOMES = {
     "Engine": "autellix_sgl.engine",
-    "RuntimeEndpoint": "autellix_sgl.frontend.sglang_lang",
+    "RuntimeEndpoint": "autellix_sgl.language",
 }
 """Public names and the modules that are imported when one is used; the rest are the frontend's."""
 

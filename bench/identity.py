@@ -18,6 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from starlette.requests import Request
+
 from autellix_sgl.core import ProcessTable, policy_named
 from autellix_sgl.runtime.call_progress import REQUEST_ATTRIBUTE, ProgramRequest, Progress
 from autellix_sgl.runtime.identity import IdentityReader
@@ -109,10 +111,8 @@ class Report:
 
 
 async def endpoint(scope: Any, receive: Any, send: Any) -> None:
-    """Reads the body and answers, as one call would."""
-    more = True
-    while more:
-        more = (await receive()).get("more_body", False)
+    """Reads the body as SGLang's endpoints do, and answers as one call would."""
+    await Request(scope, receive).body()
     if REQUEST_ATTRIBUTE in scope:
         scope[REQUEST_ATTRIBUTE].progress.note(Report())
     await send({"type": "http.response.start", "status": 200, "headers": []})

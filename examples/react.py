@@ -15,11 +15,6 @@ POPULATION = {"Paris": 2_103_000, "Rome": 2_751_000, "Oslo": 717_000}
 STEPS = 3
 
 
-def population(city: str) -> int:
-    """A real tool, if a small one."""
-    return POPULATION[city]
-
-
 TOOL: Any = {
     "type": "function",
     "function": {
@@ -41,13 +36,17 @@ def main() -> None:
         messages: list[Any] = [{"role": "user", "content": "Is Paris larger than Rome?"}]
         for _ in range(STEPS):
             asked = chat.create(
-                model="default", messages=messages, tools=[TOOL], tool_choice="required"
+                model="default",
+                messages=messages,
+                tools=[TOOL],
+                tool_choice="required",
+                parallel_tool_calls=False,
             )
             message = asked.choices[0].message
             messages.append(message.model_dump(exclude_none=True))
             for call in message.tool_calls or ():
                 arguments = json.loads(call.function.arguments)
-                found = str(population(**arguments))
+                found = str(POPULATION[arguments["city"]])
                 print(f"population({arguments['city']}) = {found}")
                 messages.append({"role": "tool", "tool_call_id": call.id, "content": found})
         answer = chat.create(model="default", messages=messages, max_tokens=32)

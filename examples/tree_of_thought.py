@@ -10,9 +10,11 @@ ours. Nothing else is different from SGLang's own examples.
 import sys
 from typing import Any
 
-import sglang as sgl
-
 import autellix_sgl
+from autellix_sgl import RuntimeEndpoint  # without a GPU, this makes SGLang importable
+
+# isort: split
+import sglang as sgl
 
 URL = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:30000"
 QUESTION = "How can a small town get more visitors?"
@@ -41,7 +43,7 @@ def tree_of_thought(s: Any, question: str) -> None:
 
 def main() -> None:
     """Run it inside of a program, to look at that before it ends."""
-    sgl.set_default_backend(autellix_sgl.RuntimeEndpoint(URL))
+    sgl.set_default_backend(RuntimeEndpoint(URL))
     with autellix_sgl.program("tree-of-thought", base_url=URL) as p:
         state = tree_of_thought.run(question=QUESTION)
         print(state["answer"])

@@ -48,6 +48,8 @@ class Hooks:
 
     def on_request(self, request: Any) -> None:
         for name, value in self.labels(request.headers).items():
+            if not value.isascii():
+                request.headers.encoding = "utf-8"
             request.headers[name] = value
 
     def on_response(self, response: Any) -> None:

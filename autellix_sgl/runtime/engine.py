@@ -36,6 +36,7 @@ class ProgramEngine(Engine):  # type: ignore[misc]
         server_args = ServerArgs(**{"log_level": "error", **kwargs})
         server_args.resolve_once()
         self.program_args = program_args
+        self.run_detokenizer_process_func = processes.run_program_detokenizer
         if program_args.stock:
             self.run_scheduler_process_func = processes.run_stock_scheduler
         else:
@@ -45,7 +46,6 @@ class ProgramEngine(Engine):  # type: ignore[misc]
                 processes.init_program_tokenizer_manager, program_args
             )
             self.run_scheduler_process_func = partial(processes.run_program_scheduler, program_args)
-            self.run_detokenizer_process_func = processes.run_program_detokenizer
         super().__init__(server_args=server_args)
         if not program_args.stock and program_args.cost_model == AUTO:
             self.loop.run_until_complete(calibrate(self.tokenizer_manager))

@@ -20,7 +20,7 @@ MAX_LINES = 60
 
 # An example -> the package it needs beside the server's, and what its last line says.
 EXAMPLES = {
-    "tree_of_thought": ("sglang", r"calls by thread \{'sgl-\w+': \d+(, 'sgl-\w+\.[123]': 2){3}"),
+    "tree_of_thought": ("sglang", r"(?=.*\.1': 2)(?=.*\.2': 2)(?=.*\.3': 2)"),
     "react": ("openai", r"4 calls"),
     "map_reduce": ("openai", r"calls by thread \{('part-[012]': 1, ){3}'': 1\}"),
     "langgraph_agent": ("langgraph", r"2 calls"),

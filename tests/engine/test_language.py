@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import requests
-import sglang as sgl
-from sglang.lang.backend.runtime_endpoint import RuntimeEndpoint
 
 import autellix_sgl
 from tests.engine.harness import Server, generation, running_server, tiny_flags
@@ -28,10 +26,20 @@ def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         running.wait_until_idle()
 
 
+@pytest.fixture(scope="module")
+def functions() -> Any:
+    """The programs; imported only now, since importing sglang takes seconds."""
+    import autellix_sgl.language  # noqa: F401 (first: without a GPU, sglang needs it)
+    from tests.engine import language_functions
+
+    return language_functions
+
+
 @pytest.fixture(params=["SGLang's", "ours"])
-def backend(server: Server, request: pytest.FixtureRequest) -> Any:
+def backend(server: Server, functions: Any, request: pytest.FixtureRequest) -> Any:
     ours = request.param == "ours"
-    return (autellix_sgl.RuntimeEndpoint if ours else RuntimeEndpoint)(server.url)
+    kind = autellix_sgl.RuntimeEndpoint if ours else functions.sgl.RuntimeEndpoint
+    return kind(server.url)
 
 
 @pytest.fixture
@@ -39,72 +47,42 @@ def ours(server: Server) -> Any:
     return autellix_sgl.RuntimeEndpoint(server.url)
 
 
-@sgl.function
-def few_shot(s: Any, question: str) -> None:
-    s += "Q: What is the capital of France?\nA: Paris\n"
-    s += "Q: " + question + "\nA:" + sgl.gen("answer", stop="\n", max_tokens=8, temperature=0)
-
-
-@sgl.function
-def multi_turn(s: Any, first: str, second: str) -> None:
-    s += sgl.system("You are a helpful assistant.")
-    s += sgl.user(first)
-    s += sgl.assistant(sgl.gen("answer_1", max_tokens=8))
-    s += sgl.user(second)
-    s += sgl.assistant(sgl.gen("answer_2", max_tokens=8))
-
-
-@sgl.function
-def tip_suggestion(s: Any) -> None:
-    s += "Here are two tips for staying healthy: 1. Diet. 2. Exercise.\n\n"
-    forks = s.fork(2)
-    for i, branch in enumerate(forks):
-        branch += f"Now, expand tip {i + 1} into a paragraph:\n"
-        branch += sgl.gen("detailed_tip", max_tokens=8, stop="\n\n")
-    s += "Tip 1:" + forks[0]["detailed_tip"] + "\n"
-    s += "Tip 2:" + forks[1]["detailed_tip"] + "\n"
-    s += "In summary" + sgl.gen("summary", max_tokens=8)
-
-
-@sgl.function
-def choose(s: Any, question: str) -> None:
-    s += "To answer this question: " + question + ", "
-    s += "I need to use a " + sgl.select("tool", choices=["calculator", "search engine"])
-    s += sgl.gen("number", max_tokens=4, regex=r"[0-9]{2}")
-
-
-def test_the_documentations_programs_run_as_they_are(backend: Any) -> None:
+def test_the_documentations_programs_run_as_they_are(backend: Any, functions: Any) -> None:
     """Generation, turns, forks, choices and regular expressions, on either backend."""
-    assert few_shot.run(question="What is the capital of Italy?", backend=backend)["answer"]
-    turns = multi_turn.run(first="Hello", second="Again", backend=backend)
+    assert functions.few_shot.run(question="What is the capital of Italy?", backend=backend)[
+        "answer"
+    ]
+    turns = functions.multi_turn.run(first="Hello", second="Again", backend=backend)
     assert turns["answer_1"]
     assert turns["answer_2"]
     assert [message["role"] for message in turns.messages()][:2] == ["system", "user"]
-    tips = tip_suggestion.run(backend=backend)
+    tips = functions.tip_suggestion.run(backend=backend)
     assert "Tip 2:" in tips.text()
     assert tips["summary"]
-    chosen = choose.run(question="What is 5 times 7?", backend=backend)
+    chosen = functions.choose.run(question="What is 5 times 7?", backend=backend)
     assert chosen["tool"] in ("calculator", "search engine")
     assert chosen["number"].isdecimal()
 
 
-def test_batches_and_streams_run_as_they_are(backend: Any) -> None:
+def test_batches_and_streams_run_as_they_are(backend: Any, functions: Any) -> None:
     """run_batch over arguments, and text as it comes."""
     questions = [{"question": f"What is {i} plus {i}?"} for i in range(4)]
-    states = few_shot.run_batch(questions, backend=backend, num_threads=4)
+    states = functions.few_shot.run_batch(questions, backend=backend, num_threads=4)
     assert len([state["answer"] for state in states]) == 4
-    streamed = multi_turn.run(first="Hello", second="Again", backend=backend, stream=True)
+    streamed = functions.multi_turn.run(first="Hello", second="Again", backend=backend, stream=True)
     assert "".join(streamed.text_iter("answer_1")) == streamed["answer_1"]
     assert streamed["answer_2"]
 
 
-def test_a_backend_can_be_the_default_and_asked_about_its_server(backend: Any) -> None:
+def test_a_backend_can_be_the_default_and_asked_about_its_server(
+    backend: Any, functions: Any
+) -> None:
     """What else the documentation does with one."""
-    sgl.set_default_backend(backend)
-    assert few_shot.run(question="Why?")["answer"] is not None
+    functions.sgl.set_default_backend(backend)
+    assert functions.few_shot.run(question="Why?")["answer"] is not None
     assert backend.get_model_name()
     assert backend.get_server_info()["version"]
-    assert sgl.flush_cache() is None
+    assert functions.sgl.flush_cache() is None
 
 
 @pytest.fixture
@@ -120,50 +98,61 @@ def opened(server: Server) -> Iterator[Any]:
 
 
 def test_a_run_is_one_program_that_ends_with_its_last_call(
-    server: Server, ours: Any, opened: Any
+    server: Server, ours: Any, functions: Any, opened: Any
 ) -> None:
     """Whatever it forks, and also if nobody waits for it."""
-    tip_suggestion.run(backend=ours)
+    functions.tip_suggestion.run(backend=ours)
     server.wait_until("the end", lambda: opened()["ended"] == 1)
     assert opened()["opened"] == 1
-    multi_turn.run(first="Hello", second="Again", backend=ours, stream=True)
+    functions.multi_turn.run(first="Hello", second="Again", backend=ours, stream=True)
     server.wait_until("the end", lambda: opened()["ended"] == 2)
     assert opened()["opened"] == 2
     assert not [program for program in server.programs() if program.startswith("sgl-")]
 
 
-def test_each_run_of_a_batch_is_a_program(server: Server, ours: Any, opened: Any) -> None:
+def test_each_run_of_a_batch_is_a_program(
+    server: Server, ours: Any, functions: Any, opened: Any
+) -> None:
     """They share nothing but the backend."""
-    few_shot.run_batch([{"question": f"Why {i}?"} for i in range(5)], backend=ours, num_threads=5)
+    functions.few_shot.run_batch(
+        [{"question": f"Why {i}?"} for i in range(5)], backend=ours, num_threads=5
+    )
     server.wait_until("their ends", lambda: opened()["ended"] == 5)
     assert opened()["opened"] == 5
 
 
-def test_each_branch_is_a_thread(server: Server, ours: Any) -> None:
+def test_each_branch_is_a_thread(server: Server, ours: Any, functions: Any) -> None:
     """Inside of a block, which keeps the program until it is looked at."""
     with autellix_sgl.program("tips", base_url=server.url) as p:
-        tip_suggestion.run(backend=ours).text()
+        functions.tip_suggestion.run(backend=ours).text()
         state = p.state()
         assert state is not None
         (run,) = {thread.partition(".")[0] for thread in state["threads"]}
-        # The root fills the cache with the common text, then says the summary.
-        assert state["threads"] == {run: 2, f"{run}.1": 1, f"{run}.2": 1}
+        # The root says the summary; before that it may have filled the cache for its branches.
+        assert state["threads"].pop(run) in (1, 2)
+        assert state["threads"] == {f"{run}.1": 1, f"{run}.2": 1}
     assert p.id not in server.programs()
 
 
-def test_runs_of_a_batch_in_a_block_are_threads_of_its_program(server: Server, ours: Any) -> None:
+def test_runs_of_a_batch_in_a_block_are_threads_of_its_program(
+    server: Server, ours: Any, functions: Any
+) -> None:
     """Though SGLang runs them in threads that the block's context does not reach."""
     with autellix_sgl.program("batch", base_url=server.url) as p:
-        few_shot.run_batch([{"question": f"{i}?"} for i in range(3)], backend=ours, num_threads=3)
+        functions.few_shot.run_batch(
+            [{"question": f"{i}?"} for i in range(3)], backend=ours, num_threads=3
+        )
         state = p.state()
     assert state is not None
     assert list(state["threads"].values()) == [1, 1, 1]
 
 
-def test_a_choice_is_made_in_the_branchs_own_thread(server: Server, ours: Any) -> None:
+def test_a_choice_is_made_in_the_branchs_own_thread(
+    server: Server, ours: Any, functions: Any
+) -> None:
     """It takes several calls, with all choices in one request."""
     with autellix_sgl.program("choice", base_url=server.url) as p:
-        choose.run(question=LONG_TEXT, backend=ours).text()
+        functions.choose.run(question=LONG_TEXT, backend=ours).text()
         state = p.state()
     assert state is not None
     assert len({thread.partition(".")[0] for thread in state["threads"]}) == 1

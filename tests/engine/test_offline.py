@@ -19,6 +19,7 @@ pytestmark = pytest.mark.engine
 START = """\
 import asyncio, json, sys
 import autellix_sgl
+from autellix_sgl import Engine
 
 TOKENS = {{"max_new_tokens": 4, "ignore_eos": True, "temperature": 0.0}}
 
@@ -26,7 +27,7 @@ def report(output):
     return output["meta_info"]["program"]
 
 if __name__ == "__main__":
-    engine = autellix_sgl.Engine(**json.loads(sys.argv[1]))
+    engine = Engine(**json.loads(sys.argv[1]))
     results = {{}}
 {body}
     engine.shutdown()
