@@ -65,6 +65,11 @@ TABLE_COUNTERS: Names = {
     "calls_aborted": ("calls_aborted", "Calls that left without finishing."),
 }
 
+IDENTITY_COUNTERS: Names = {
+    "recognised": ("requests_identified", "Requests by the field that named their program."),
+    "ignored": ("identities_ignored", "Values that could not be used as an id and were ignored."),
+}
+
 
 class SchedulerMetrics:
     """What one replica's scheduler reports. Constructed on its leading rank only."""
@@ -102,7 +107,7 @@ class TableMetrics:
     """What the main process reports: the process table, and how long each finished call waited."""
 
     def __init__(self, *, model: str, registry: CollectorRegistry | None = None) -> None:
-        self._factory = _Factory(registry, model_name=model)
+        factory = self._factory = _Factory(registry, model_name=model)
         self._gauges = self._factory.gauges(TABLE_GAUGES)
         self._totals = self._factory.totals(TABLE_COUNTERS)
         self._wait = self._factory.histogram(
@@ -111,6 +116,10 @@ class TableMetrics:
             WAIT_BUCKETS_S,
             "replica",
         )
+        self._by_source = {
+            field: factory.counter(*name, "source") for field, name in IDENTITY_COUNTERS.items()
+        }
+        self._sources: dict[tuple[str, str], _Total] = {}
         self._published: TableStatistics | None = None
 
     def observe(self, report: CallReport) -> None:
@@ -123,6 +132,16 @@ class TableMetrics:
         if statistics != self._published:
             self._published = statistics
             _publish(statistics, self._gauges, self._totals)
+
+    def publish_identities(self, recognised: Mapping[str, int], ignored: Mapping[str, int]) -> None:
+        """Bring the counts by source up to date. Sources are rows of a table, so there are few."""
+        for field, counts in (("recognised", recognised), ("ignored", ignored)):
+            for source, count in counts.items():
+                total = self._sources.get((field, source))
+                if total is None:
+                    series = self._factory.bind(self._by_source[field], source=source)
+                    total = self._sources[field, source] = _Total(series)
+                total.set(count)
 
 
 class _Total:
