@@ -32,7 +32,8 @@ class Call:
     ``ticket`` is the call's place in its level: a number drawn when the call entered the level.
     ``service_ms`` and ``wait_ms`` are totals, ``recent_service_ms`` and ``recent_wait_ms`` are the
     t and w of Algorithm 1, which a promotion sets to zero. ``queued_at_ms`` is the scheduler's
-    modelled clock when the current wait began, None while the call runs.
+    modelled clock when the current wait began, None while the call runs. A call that waits and is
+    ``held`` is not offered: its program has not been let in.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Call:
     recent_service_ms: float = 0.0
     recent_wait_ms: float = 0.0
     due_ms: float | None = None
+    held: bool = False
     preemptions: int = 0
     demotions: int = 0
     promotions: int = 0

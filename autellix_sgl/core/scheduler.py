@@ -14,12 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
+from itertools import chain
 
 from autellix_sgl.core.cost import CostModel, StepWork
 from autellix_sgl.core.levels import Levels
 from autellix_sgl.core.model import Call, CallStamp, CallStatistics
 from autellix_sgl.core.policies import Policy
 from autellix_sgl.core.preemption import Candidate, Running, choose_victims
+from autellix_sgl.core.program_memory import ProgramMemory, Worth
 from autellix_sgl.core.queue import CallQueue, Key
 from autellix_sgl.errors import ConfigError, UnknownCall
 
@@ -31,6 +33,8 @@ class CallScheduler:
 
     ``starvation_ratio`` is beta of Algorithm 1 (0: never promote). ``interval`` is N: a preemption
     pass is due after N steps, or at once when a call arrives that beats a running one.
+    With ``memory`` the KV of programs between their calls is watched, and calls may be held until
+    their program is let in (:mod:`autellix_sgl.core.program_memory`).
     ``record`` is told what the scheduler is made of, then every event and what was decided, enough
     to decide the run again (:mod:`autellix_sgl.sim.replay`).
     """
@@ -44,6 +48,7 @@ class CallScheduler:
         starvation_ratio: float = 0.0,
         interval: int = 1,
         record: Recorder | None = None,
+        memory: ProgramMemory | None = None,
     ) -> None:
         if starvation_ratio < 0:
             raise ConfigError(f"starvation ratio must be >= 0, got {starvation_ratio}")
@@ -55,9 +60,11 @@ class CallScheduler:
         self.starvation_ratio = starvation_ratio
         self.interval = interval
         self.clock_ms = 0.0
+        self.memory = memory
         self._record = record
         self._calls: dict[str, Call] = {}
         self._queue = CallQueue()
+        self._held = CallQueue()
         self._running: dict[str, Call] = {}
         self._due: list[tuple[float, int, str]] = []
         self._next_ticket = 0
@@ -68,8 +75,12 @@ class CallScheduler:
 
     # -- events ---------------------------------------------------------------------------------
 
-    def arrive(self, call_id: str, stamp: CallStamp) -> Call:
-        """A call that was never seen begins to wait; raises UnknownCall on a duplicate id."""
+    def arrive(self, call_id: str, stamp: CallStamp, tokens: int = 0) -> Call:
+        """A call that was never seen begins to wait; raises UnknownCall on a duplicate id.
+
+        *tokens* of prompt, *cached_tokens* in :meth:`admit` and the context's *tokens* there and in
+        :meth:`remove` are for ``memory``; without one they may be left out.
+        """
         if call_id in self._calls:
             raise UnknownCall(call_id, "arrived twice")
         level = self.policy.entry_level(self.levels, stamp.priority_ms)
@@ -82,18 +93,22 @@ class CallScheduler:
             queued_at_ms=self.clock_ms,
         )
         self._calls[call_id] = call
+        if self.memory is not None:
+            self.memory.arrived(call, tokens, self.clock_ms)
         self._enqueue(call)
-        self._urgent = self._urgent or self._beats_a_running_call(call.key)
-        self._tell("arrive", call, stamp=stamp)
+        self._note_urgency(call)
+        self._tell("arrive", call, stamp=stamp, **self._sizes(tokens=tokens))
         return call
 
-    def admit(self, call_id: str) -> None:
+    def admit(self, call_id: str, tokens: int = 0, cached_tokens: int = 0) -> None:
         """A waiting call was taken into the batch."""
         call = self._expect(call_id, waiting=True)
-        self._queue.remove(call.key)
+        self._dequeue(call)
         self._stop_waiting(call)
         self._running[call_id] = call
-        self._tell("admit", call)
+        if self.memory is not None:
+            self.memory.admitted(call, tokens, cached_tokens, self.clock_ms)
+        self._tell("admit", call, **self._sizes(tokens=tokens, cached_tokens=cached_tokens))
 
     def requeue(self, call_id: str) -> None:
         """A running call was put back (preempted, parked or retracted); it keeps its place."""
@@ -125,18 +140,56 @@ class CallScheduler:
             more = {} if repeat == 1 else {"repeat": repeat}
             self._record("step", {"work": work, "clock_ms": self.clock_ms, **more})
 
-    def remove(self, call_id: str) -> CallStatistics:
+    def remove(self, call_id: str, tokens: int = 0) -> CallStatistics:
         """A call left, finished or aborted, waiting or running; returns what it cost."""
         call = self._calls.pop(call_id, None)
         if call is None:
             raise UnknownCall(call_id, "left, but is not here")
         if call.waiting:
-            self._queue.remove(call.key)
+            self._dequeue(call)
             self._stop_waiting(call)
         else:
             del self._running[call_id]
-        self._tell("remove", call)
+        if self.memory is not None:
+            self.memory.left(call, tokens, self.clock_ms)
+        self._tell("remove", call, **self._sizes(tokens=tokens))
         return statistics_of(call)
+
+    def end_program(self, program: str) -> None:
+        """No further call of the program will come: its KV is of use to nobody."""
+        if self.memory is None:
+            return
+        self.memory.ended(program)
+        if self._record is not None and self.memory.admits:
+            self._record("end_program", {"program": program, "clock_ms": self.clock_ms})
+
+    def admit_programs(self) -> None:
+        """Let programs in and put others out, if something has changed or a pass is due."""
+        if self.memory is not None and (self.memory.changed or self.pass_due):
+            self.review_programs()
+
+    def review_programs(self) -> None:
+        """Offer the calls of the programs that are let in, hold those of the others."""
+        if self.memory is None or not self.memory.admits:
+            return
+        review = self.memory.review(
+            (self._calls[call_id].stamp.program for call_id in self._held), self.clock_ms
+        )
+        for program in (*review.put_out, *review.let_in):
+            for call in self.memory.calls_of(program):
+                if call.waiting:
+                    self._dequeue(call)
+                    self._queue_up(call)
+                    self._note_urgency(call)
+        if self._record is not None and (review.let_in or review.put_out):
+            self._record(
+                "programs",
+                {
+                    "let_in": list(review.let_in),
+                    "put_out": list(review.put_out),
+                    "clock_ms": self.clock_ms,
+                },
+            )
 
     def promote_starving(self) -> list[str]:
         """Move every waiting call whose wait outweighs its service to the top level.
@@ -158,6 +211,8 @@ class CallScheduler:
     def use_cost_model(self, model: CostModel) -> None:
         """Charge by *model* from the next step on."""
         self.cost_model = model
+        if self.memory is not None:
+            self.memory.use_cost_model(model)
         if self._record is not None:
             self._record("cost_model", dict(model.as_dict()))
 
@@ -219,23 +274,37 @@ class CallScheduler:
             raise UnknownCall(call_id, "was asked for, but is not here") from None
 
     def head(self, limit: int) -> list[str]:
-        """At most *limit* waiting call ids, best first."""
+        """At most *limit* calls ids that wait and are not held, best first."""
         return self._queue.head(limit)
 
-    def waiting(self) -> Iterator[str]:
-        """All waiting call ids, best first."""
+    def offered(self) -> Iterator[str]:
+        """The ids of all calls that wait and are not held, best first."""
         return iter(self._queue)
+
+    def waiting(self) -> Iterator[str]:
+        """All waiting call ids, best first; those that are held come last."""
+        return chain(self._queue, self._held)
 
     @property
     def num_waiting(self) -> int:
-        return len(self._queue)
+        return len(self._queue) + len(self._held)
+
+    @property
+    def num_held(self) -> int:
+        return len(self._held)
 
     @property
     def num_running(self) -> int:
         return len(self._running)
 
     def first_waiting_key(self) -> Key | None:
+        """The key of the best call that waits and is not held."""
         return self._queue.first_key()
+
+    def worth(self, program: str, thread: str, used_ms: float) -> Worth:
+        """What keeping a context in memory is worth; see :meth:`ProgramMemory.worth`."""
+        assert self.memory is not None, "the scheduler was made without a memory"
+        return self.memory.worth(program, thread, used_ms, self.clock_ms, self._queue.rank)
 
     def calls_per_level(self) -> list[int]:
         """How many live calls each level holds, best level first."""
@@ -246,7 +315,7 @@ class CallScheduler:
 
     def check(self) -> None:
         """Raise AssertionError if a call is lost, in two places, or out of step with the queue."""
-        waiting = list(self._queue)
+        waiting = list(self.waiting())
         assert len(waiting) + len(self._running) == len(self._calls), (
             f"{len(waiting)} waiting + {len(self._running)} running != {len(self._calls)} calls"
         )
@@ -254,6 +323,7 @@ class CallScheduler:
             call = self._calls[call_id]
             assert call.waiting, f"{call_id} is queued but its record says it runs"
             assert call_id not in self._running, f"{call_id} is queued and running"
+            assert call.held == self._is_held(call), f"{call_id} is in the wrong queue"
         for call_id, call in self._running.items():
             assert not call.waiting, f"{call_id} runs but its record says it waits"
             assert self._calls.get(call_id) is call, f"{call_id} runs but is not known"
@@ -269,6 +339,7 @@ class CallScheduler:
             "cost_model": self.cost_model.as_dict(),
             "starvation_ratio": self.starvation_ratio,
             "interval": self.interval,
+            **(self.memory.describe() if self.memory is not None else {}),
         }
 
     def _draw_ticket(self) -> int:
@@ -285,7 +356,7 @@ class CallScheduler:
         return call
 
     def _enqueue(self, call: Call) -> None:
-        self._queue.push(call.key, call.id)
+        self._queue_up(call)
         call.due_ms = None
         # At the top there is nowhere to be promoted to.
         if self.starvation_ratio > 0 and call.level > 0:
@@ -298,10 +369,31 @@ class CallScheduler:
             heappush(self._due, (call.due_ms, call.ticket, call.id))
             self._forget_stale_dues()
 
+    def _queue_up(self, call: Call) -> None:
+        call.held = self._is_held(call)
+        (self._held if call.held else self._queue).push(call.key, call.id)
+
+    def _dequeue(self, call: Call) -> None:
+        (self._held if call.held else self._queue).remove(call.key)
+
+    def _is_held(self, call: Call) -> bool:
+        return self.memory is not None and self.memory.holds(call.stamp.program)
+
+    def _note_urgency(self, call: Call) -> None:
+        """A call has begun to wait in a better place than before: is a pass due because of it?"""
+        if call.held and self.memory is not None:
+            self.memory.changed = True
+        elif not self._urgent:
+            self._urgent = any(call.key < running.key for running in self._running.values())
+
+    def _sizes(self, **tokens: int) -> dict[str, int]:
+        """What a trace says of contexts: only what was decided by them."""
+        return tokens if self.memory is not None and self.memory.admits else {}
+
     def _forget_stale_dues(self) -> None:
         """Rebuild the heap once most of its entries are of waits that are over (amortised O(1))."""
-        if len(self._due) > 64 + 2 * len(self._queue):
-            waiting = (self._calls[call_id] for call_id in self._queue)
+        if len(self._due) > 64 + 2 * self.num_waiting:
+            waiting = (self._calls[call_id] for call_id in self.waiting())
             self._due = [(c.due_ms, c.ticket, c.id) for c in waiting if c.due_ms is not None]
             heapify(self._due)
 
@@ -347,7 +439,7 @@ class CallScheduler:
                 self._charge(call, charge_ms)
 
     def _promote(self, call: Call) -> None:
-        self._queue.remove(call.key)
+        self._dequeue(call)
         self._stop_waiting(call)
         call.queued_at_ms = self.clock_ms
         call.recent_wait_ms = 0.0
@@ -357,11 +449,8 @@ class CallScheduler:
         call.ticket = self._draw_ticket()
         call.promotions += 1
         self._enqueue(call)
-        self._urgent = self._urgent or self._beats_a_running_call(call.key)
+        self._note_urgency(call)
         self._tell("promote", call)
-
-    def _beats_a_running_call(self, key: Key) -> bool:
-        return any(key < running.key for running in self._running.values())
 
     def _tell(self, event: str, call: Call, **more: object) -> None:
         if self._record is not None:

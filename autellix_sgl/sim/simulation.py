@@ -15,6 +15,7 @@ from heapq import heappop, heappush
 from autellix_sgl.core import Placer, ProcessTable, policy_named
 from autellix_sgl.core.scheduler import Recorder
 from autellix_sgl.sim.batch import SimCall
+from autellix_sgl.sim.eviction import eviction_order
 from autellix_sgl.sim.hardware import ServerModel
 from autellix_sgl.sim.replica import Replica
 from autellix_sgl.sim.systems import System, Tuning
@@ -72,7 +73,8 @@ class Simulation:
         self.replicas = [
             Replica(
                 self.server,
-                system.scheduler(self.server, tuning, self._remaining_of, record),
+                scheduler := system.scheduler(self.server, tuning, self._remaining_of, record),
+                eviction_order(scheduler, tuning.program_eviction),
             )
             for _ in range(replicas)
         ]
@@ -153,7 +155,7 @@ class Simulation:
         call_id = done.id
         program, index = self._where.pop(call_id)
         run = self.runs[program]
-        statistics = self.replicas[replica].calls.remove(call_id)
+        statistics = self.replicas[replica].calls.remove(call_id, done.length)
         output_tokens = run.trace.calls[index].output_tokens
         self.placer.finish(call_id, cached_tokens=done.cached_tokens, output_tokens=output_tokens)
         self.table.complete(call_id, statistics, now=self.now_ms / 1e3, engine=replica)
