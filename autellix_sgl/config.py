@@ -11,10 +11,26 @@ import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from autellix_sgl.core import POLICIES, CostModel, Levels, Policy, policy_named
+from autellix_sgl.core import (
+    POLICIES,
+    CostModel,
+    Levels,
+    Policy,
+    ProgramMemory,
+    policy_named,
+)
 from autellix_sgl.errors import ConfigError
 
 STOCK = "none"
+OFF = "off"
+WORKING_SET = "working-set"
+ADMISSIONS = (OFF, WORKING_SET)
+LRU = "lru"
+VALUE = "value"
+EVICTIONS = (LRU, VALUE)
+
+# Our radix cache among those that SGLang knows by name.
+PROGRAM_CACHE = "autellix"
 AUTO = "auto"
 
 
@@ -36,6 +52,8 @@ class ProgramArgs:
     cost_model: str = AUTO
     trace: str | None = None
     tenants: str | None = None
+    admission: str = OFF
+    eviction: str = LRU
 
     def __post_init__(self) -> None:
         if self.policy != STOCK:
@@ -46,6 +64,12 @@ class ProgramArgs:
         _require("starvation_ratio", self.starvation_ratio, at_least=0)
         for name in ("levels", "schedule_interval", "max_programs"):
             _require(name, getattr(self, name), at_least=1)
+        for name, known in (("admission", ADMISSIONS), ("eviction", EVICTIONS)):
+            if getattr(self, name) not in known:
+                raise ConfigError(
+                    f"--program-{name} must be one of {', '.join(known)}, "
+                    f"got {getattr(self, name)!r}"
+                )
         if self.stock and self.tenants is not None:
             raise ConfigError(
                 "--program-tenants does not go with --program-policy none: SGLang's own server "
@@ -56,6 +80,22 @@ class ProgramArgs:
     def stock(self) -> bool:
         """Whether SGLang's own scheduler is to run, untouched."""
         return self.policy == STOCK
+
+    @property
+    def watches_memory(self) -> bool:
+        """Whether the schedulers keep account of programs' KV, and must hear of programs' ends."""
+        return self.admission != OFF or self.eviction != LRU
+
+    def core_memory(self, pool_tokens: int) -> ProgramMemory | None:
+        """The account of a scheduler whose KV pool holds *pool_tokens*; None if nobody asks it."""
+        if not self.watches_memory:
+            return None
+        model = self.initial_cost_model()
+        return ProgramMemory(pool_tokens, model, admission=self.admission == WORKING_SET)
+
+    def server_flags(self) -> list[str]:
+        """What SGLang has to be told for this."""
+        return ["--radix-cache-backend", PROGRAM_CACHE] if self.eviction == VALUE else []
 
     def core_policy(self) -> Policy:
         return policy_named(self.policy)
@@ -191,4 +231,20 @@ def add_program_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="API keys by tenant, in place of --api-key: a JSON object of names and keys. Tenants "
         "do not see each other's programs. Needs --admin-api-key.",
+    )
+    group.add_argument(
+        "--program-admission",
+        choices=ADMISSIONS,
+        default=default.admission,
+        help="working-set: when the contexts of the live programs exceed the KV pool, let only as "
+        "many programs run as fit, and the others' calls wait; off: all may run. "
+        "Default: %(default)s.",
+    )
+    group.add_argument(
+        "--program-eviction",
+        choices=EVICTIONS,
+        default=default.eviction,
+        help="value: contexts leave the KV pool in the order in which they are least likely to be "
+        "used soon, those of programs that have ended first; lru: SGLang's order "
+        "(--radix-eviction-policy). Default: %(default)s.",
     )

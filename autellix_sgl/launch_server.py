@@ -164,7 +164,7 @@ def serve(argv: Sequence[str]) -> None:
     load_plugins()
     if uses_cpu_engine():
         cpu.install()  # before the flags are read: it adds a choice to one of them
-    server_args = parse_server_args(sglang_argv)
+    server_args = parse_server_args([*program_args.server_flags(), *sglang_argv])
     check_address(server_args.host, server_args.port)
     on_ready = partial(announce, server_args, tenants=program_args.tenants is not None)
     try:

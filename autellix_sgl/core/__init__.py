@@ -16,6 +16,7 @@ from autellix_sgl.core.model import Call, CallStamp, CallStatistics
 from autellix_sgl.core.placement import PLACEMENTS, Placer
 from autellix_sgl.core.policies import POLICIES, Policy, policy_named
 from autellix_sgl.core.preemption import Candidate, Running, choose_victims
+from autellix_sgl.core.program_memory import ProgramMemory
 from autellix_sgl.core.queue import CallQueue
 from autellix_sgl.core.scheduler import CallScheduler
 from autellix_sgl.core.table import ActiveCall, ProcessTable, Program, TableStatistics
@@ -38,6 +39,7 @@ __all__ = [
     "Policy",
     "ProcessTable",
     "Program",
+    "ProgramMemory",
     "Running",
     "StepWork",
     "TableStatistics",

@@ -1,15 +1,16 @@
 """Program admission: no more programs at a time than the KV pool has room for.
 
 When the working sets of all live programs exceed the pool, running them all evicts each one's KV
-before its next call, and every call computes its whole context again. So a set of programs is let in
-whose working sets fit; calls of the others wait, in the order of the queue.
+before its next call, and every call computes its whole context again. So a set of programs is let
+in whose working sets fit; calls of the others wait, in the order of the queue.
 
     who is let in     the program of the best waiting call, if its working set fits beside the
                       others, or if nobody who is in has a call: the machine never idles
     who is put out    to make room for a better call: programs that idle and are not expected back
                       soon, then those of a worse level that have had their recompute's worth of
-                      service several times over; and whoever is worst when contexts have outgrown
-                      the pool. A call that runs is not stopped by this.
+                      service several times over; and, when contexts have outgrown the pool, the
+                      program that is least likely back, or the worst. A call that runs is not
+                      stopped by this.
 
 An idle program is worth its memory if it is back before the pool could be filled by prefill: until
 then another program in its place would not have got done more than bringing it back costs.
@@ -24,9 +25,9 @@ from autellix_sgl.core.queue import Key
 from autellix_sgl.core.returns import Returns
 from autellix_sgl.core.working_sets import WorkingSet, WorkingSets
 
-# Programs are let in up to this share of the pool, and put out when they fill more than all of it.
+# Programs are let in up to this share of the pool, and put out when they outgrow all of it.
 FILL = 0.9
-# An idle program is kept in while its chance to be back soon is at least this.
+# An idle program keeps its place while its chance to be back soon is at least this.
 KEEP_CHANCE = 0.5
 # Service, in costs of computing its KV again, before a better program may take its place.
 PAYBACK = 4.0
@@ -34,17 +35,17 @@ PAYBACK = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """Who was let in and who was put out, in this order of decisions."""
+    """Who was let in, and who was put out."""
 
     let_in: tuple[str, ...] = ()
     put_out: tuple[str, ...] = ()
 
 
 class ProgramAdmission:
-    """The programs that are let in. ``prefill_token_ms``: what computing a token of KV costs.
+    """The programs that are in. ``prefill_token_ms``: what computing a token of KV costs.
 
-    ``best_key(program)`` is the key of the best call that the program has in the system, and
-    ``served_ms(program)`` the service its calls have had so far that are still here.
+    ``best_key`` of a program with calls in the system is the best of their keys; ``served_ms`` is
+    the service of its calls since it was let in, or, of calls that are still here, since they came.
     """
 
     def __init__(
@@ -54,8 +55,8 @@ class ProgramAdmission:
         *,
         pool_tokens: int,
         prefill_token_ms: float,
-        best_key: Callable[[str], Key],
-        served_ms: Callable[[str], float],
+        best_key: Callable[[WorkingSet], Key],
+        served_ms: Callable[[WorkingSet], float],
     ) -> None:
         self.pool_tokens = pool_tokens
         self.prefill_token_ms = prefill_token_ms
@@ -63,96 +64,79 @@ class ProgramAdmission:
         self._returns = returns
         self._best_key = best_key
         self._served_ms = served_ms
-        self._in: dict[str, WorkingSet] = {}
-        self.counts = dict(let_in=0, idle_out=0, displaced=0, forced=0, over=0)
 
     def __contains__(self, program: object) -> bool:
-        return program in self._in
-
-    def __len__(self) -> int:
-        return len(self._in)
-
-    @property
-    def used_tokens(self) -> int:
-        return self._sets.let_in_tokens + self._sets.longest_shared
-
-    def forget(self, program: str) -> None:
-        """The program is over."""
-        self._in.pop(program, None)
+        return program in self._sets.inside
 
     def review(self, held: Iterable[str], now_ms: float) -> Review:
-        """Let programs in, and put others out, for the programs *held* outside, the best first."""
+        """Let in what fits of the programs *held*, the best first, and make room for them.
+
+        The first that neither fits nor can be made room for ends it: a smaller one that came later
+        would keep it waiting for ever.
+        """
         let_in: list[str] = []
         put_out = self._shed(now_ms)
-        room = int(self.pool_tokens * FILL)
-        someone = any(not known.idle for known in self._in.values())
+        someone = any(not known.idle for known in self._sets.inside.values())
         for program in held:
-            if program in self._in:
+            if program in self._sets.inside:
                 continue
             known = self._sets[program]
-            missing = self.used_tokens + known.tokens - room
+            missing = self._sets.inside_tokens + known.tokens - int(self.pool_tokens * FILL)
             if missing > 0 and someone:
-                leaving = self._make_room(missing, self._best_key(program)[0], now_ms)
+                leaving = self._make_room(missing, self._best_key(known)[0], now_ms)
                 if not leaving:
                     break
-                for other in leaving:
-                    self._put_out(other)
-                    put_out.append(other.program)
-            elif missing>0: self.counts["forced"]+=1
+                put_out += leaving
+                self._put_out(leaving)
             someone = True
-            self._in[program] = known
-            self.counts["let_in"]+=1
             self._sets.let_in(known)
             let_in.append(program)
         return Review(tuple(let_in), tuple(put_out))
 
-    def _put_out(self, known: WorkingSet) -> None:
-        del self._in[known.program]
-        self._sets.put_out(known)
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _put_out(self, programs: Iterable[str]) -> None:
+        for program in programs:
+            self._sets.put_out(self._sets[program])
 
     def _shed(self, now_ms: float) -> list[str]:
-        """Contexts have outgrown the pool: the idle programs go first, then the worst."""
+        """Contexts have outgrown the pool: who leaves; one program stays, whatever its size."""
         shed: list[str] = []
-        while self.used_tokens > self.pool_tokens and len(self._in) > 1:
-            idle = [(self._chance(known, now_ms), p) for p, known in self._in.items() if known.idle]
+        inside = self._sets.inside
+        while self._sets.inside_tokens > self.pool_tokens and len(inside) > 1:
+            idle = [known for known in inside.values() if known.idle]
             if idle:
-                program = min(idle)[1]
+                least = min(idle, key=lambda known: self._chance(known, now_ms))
             else:
-                program = max((self._best_key(p), p) for p in self._in)[1]
-            self._put_out(self._in[program])
-            shed.append(program)
-            self.counts["over"]+=1
+                least = max(inside.values(), key=self._best_key)
+            self._put_out([least.program])
+            shed.append(least.program)
         return shed
 
-    def _make_room(self, missing: int, level: int, now_ms: float) -> list[WorkingSet]:
-        """Who should leave so that *missing* tokens come free for a call of *level*; empty if that
-        cannot be."""
+    def _make_room(self, missing: int, level: int, now_ms: float) -> list[str]:
+        """Who should leave to free *missing* tokens for a call of *level*; nobody if in vain."""
         idle: list[tuple[float, str]] = []
         worse: list[tuple[Key, str]] = []
-        for program, known in self._in.items():
+        for program, known in self._sets.inside.items():
             if known.idle:
                 chance = self._chance(known, now_ms)
                 if chance < KEEP_CHANCE:
                     idle.append((chance, program))
-            elif self._has_paid(known):
-                key = self._best_key(program)
-                if key[0] > level:
-                    worse.append((key, program))
-        leaving: list[WorkingSet] = []
-        for program in [p for _, p in sorted(idle)] + [p for _, p in sorted(worse, reverse=True)]:
+            elif self._best_key(known)[0] > level and self._has_paid(known):
+                worse.append((self._best_key(known), program))
+        idle.sort()
+        worse.sort(reverse=True)
+        leaving: list[str] = []
+        for _, program in (*idle, *worse):
+            leaving.append(program)
+            missing -= self._sets[program].tokens
             if missing <= 0:
-                break
-            leaving.append(self._in[program])
-            missing -= leaving[-1].tokens
-        if missing <= 0:
-            n=sum(k.idle for k in leaving)
-            self.counts["idle_out"]+=n
-            self.counts["displaced"]+=len(leaving)-n
-        return leaving if missing <= 0 else []
+                return leaving
+        return []
 
     def _chance(self, known: WorkingSet, now_ms: float) -> float:
-        return 0.0 if known.anonymous else self._returns.chance(now_ms - known.idle_since_ms)
+        """That an idle program is back soon."""
+        return 0.0 if known.anonymous else self._returns.soon(now_ms - known.idle_since_ms)
 
     def _has_paid(self, known: WorkingSet) -> bool:
-        served_ms = known.served_ms + self._served_ms(known.program)
-        return served_ms >= PAYBACK * known.tokens * self.prefill_token_ms
+        return self._served_ms(known) >= PAYBACK * known.tokens * self.prefill_token_ms

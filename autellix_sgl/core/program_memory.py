@@ -1,40 +1,43 @@
-"""What one scheduler knows of its programs' KV between their calls, and what it decides by it.
+"""What one scheduler knows of its programs' KV between their calls, and decides by it.
 
-Two things: whose calls may run at all (:mod:`autellix_sgl.core.admission`), and which context that
-nobody runs on should leave the pool first. Both by the scheduler's modelled clock, so that all ranks
-agree.
+Two things: whose calls may run at all (:mod:`autellix_sgl.core.admission`), and which of the
+contexts that nobody runs on should leave the pool first. Both go by the scheduler's modelled clock
+and by its own events, so that all ranks agree.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 
 from autellix_sgl.core.admission import ProgramAdmission, Review
 from autellix_sgl.core.cost import CostModel
-from autellix_sgl.core.model import Call, CallStamp
+from autellix_sgl.core.model import Call
 from autellix_sgl.core.queue import Key
 from autellix_sgl.core.returns import Returns
-from autellix_sgl.core.working_sets import WorkingSets
+from autellix_sgl.core.working_sets import WorkingSet, WorkingSets
 
-# How much of the past the mean time between two admissions of calls remembers.
+# How much the latest time between two admissions of calls counts in the mean.
 TURN_WEIGHT = 0.05
 
 Worth = tuple[int, float]
-"""Contexts of less worth are evicted first: a class, and in it minus the time to the next use."""
+"""What a context in memory is worth; the least is evicted first. A class, and a place in it."""
 
-OVER, OUTSIDE, HELD, INSIDE = range(4)
+# The classes: contexts of programs that are over, by their last use; all others, by their next.
+OVER, LIVE = range(2)
 
 
 class ProgramMemory:
-    """*pool_tokens*: what the KV pool holds. *admission*: whether programs are kept outside."""
+    """*pool_tokens*: what the KV pool holds. *admission*: whether programs have to be let in.
+
+    ``changed`` says that something has happened since the last :meth:`review`.
+    """
 
     def __init__(self, pool_tokens: int, cost_model: CostModel, *, admission: bool) -> None:
         self.pool_tokens = pool_tokens
-        soon_ms = pool_tokens * cost_model.per_prefill_token_ms
         self.changed = False
+        soon_ms = pool_tokens * cost_model.per_prefill_token_ms
         self.sets = WorkingSets(soon_ms)
         self.returns = Returns(soon_ms)
-        self._calls: dict[str, dict[str, Call]] = {}
         self.admission = (
             ProgramAdmission(
                 self.sets,
@@ -47,8 +50,9 @@ class ProgramMemory:
             if admission
             else None
         )
+        self._calls: dict[str, dict[str, Call]] = {}
         self._turn_ms = 0.0
-        self._turned_at_ms = 0.0
+        self._last_turn_ms = 0.0
 
     @property
     def admits(self) -> bool:
@@ -56,58 +60,56 @@ class ProgramMemory:
         return self.admission is not None
 
     def describe(self) -> dict[str, object]:
-        """What a replay has to know; nothing if nothing is decided here."""
+        """What a replay has to know; nothing, if calls run as they would without this."""
         return {"pool_tokens": self.pool_tokens} if self.admits else {}
 
+    # -- events ---------------------------------------------------------------------------------
+
+    def arrived(self, call: Call, tokens: int, root: int, now_ms: float) -> None:
+        """A call with a prompt of *tokens* entered; prompts of one *root* begin alike."""
+        program = call.stamp.program
+        before = self.sets.get(program)
+        if before is not None and before.idle:
+            self.returns.returned(now_ms - before.idle_since_ms)
+        self.sets.arrived(call, tokens, root, now_ms)
+        self._calls.setdefault(program, {})[call.id] = call
+        self.changed = True
+
+    def admitted(self, call: Call, tokens: int, cached_tokens: int, now_ms: float) -> None:
+        """A call went into the batch; *cached_tokens* of its context's *tokens* were found."""
+        self.sets.admitted(call, tokens, cached_tokens)
+        self._turn_ms += TURN_WEIGHT * (now_ms - self._last_turn_ms - self._turn_ms)
+        self._last_turn_ms = now_ms
+
+    def left(self, call: Call, tokens: int, now_ms: float) -> None:
+        """A call ended, or was aborted, with a context of *tokens*."""
+        program = call.stamp.program
+        calls = self._calls[program]
+        del calls[call.id]
+        if not calls:
+            del self._calls[program]
+        self.sets.left(call, tokens, now_ms)
+        self.changed = True
+
+    def ended(self, program: str) -> None:
+        """The program is over, now or with its last call."""
+        known = self.sets.ended(program)
+        if known is not None:
+            self.returns.ended()
+            self.changed = True
+
     def use_cost_model(self, model: CostModel) -> None:
+        """Reckon by *model* from now on."""
         soon_ms = self.pool_tokens * model.per_prefill_token_ms
         self.sets.quiet_ms = soon_ms
         self.returns.use_horizon(soon_ms)
         if self.admission is not None:
             self.admission.prefill_token_ms = model.per_prefill_token_ms
 
-    # -- events ---------------------------------------------------------------------------------
-
-    def arrived(self, call: Call, tokens: int, now_ms: float) -> None:
-        program, thread = call.stamp.program, call.stamp.thread
-        before = self.sets.get(program)
-        if before is not None and before.idle:
-            self.returns.returned(now_ms - before.idle_since_ms)
-        self.sets.arrived(call.id, program, thread, tokens, now_ms)
-        self._calls.setdefault(program, {})[call.id] = call
-        self.changed = True
-
-    def admitted(self, call: Call, tokens: int, cached_tokens: int, now_ms: float) -> None:
-        self.sets.admitted(call.id, call.stamp.program, tokens, cached_tokens)
-        self._turn_ms += TURN_WEIGHT * (now_ms - self._turned_at_ms - self._turn_ms)
-        self._turned_at_ms = now_ms
-
-    def left(self, call: Call, tokens: int, now_ms: float) -> None:
-        program = call.stamp.program
-        calls = self._calls[program]
-        del calls[call.id]
-        if not calls:
-            del self._calls[program]
-        self.sets.left(call.id, program, tokens, call.service_ms, now_ms)
-        self._settle(program)
-
-    def ended(self, program: str) -> None:
-        """The program is over, now or with its last call."""
-        known = self.sets.ended(program)
-        if known is not None:
-            if not known.anonymous:
-                self.returns.ended()
-            self._settle(program)
-
-    def _settle(self, program: str) -> None:
-        if self.admission is not None and self.sets.get(program) is None:
-            self.admission.forget(program)
-        self.changed = True
-
-    # -- questions ------------------------------------------------------------------------------
+    # -- decisions ------------------------------------------------------------------------------
 
     def holds(self, program: str) -> bool:
-        """Whether the program's calls must not run now."""
+        """Whether the program's calls must not be admitted now."""
         return self.admission is not None and program not in self.admission
 
     def review(self, held: Iterable[str], now_ms: float) -> Review:
@@ -115,29 +117,44 @@ class ProgramMemory:
         self.changed = False
         return self.admission.review(held, now_ms) if self.admission is not None else Review()
 
-    def calls_of(self, program: str) -> list[Call]:
-        """The program's calls in the system, oldest first."""
-        return list(self._calls.get(program, {}).values())
+    def worth(
+        self,
+        program: str | None,
+        thread: str,
+        used_ms: float,
+        *,
+        now_ms: float,
+        rank_of: Callable[[Key], int],
+    ) -> Worth:
+        """What the context that a thread's call left at *used_ms* is worth.
 
-    def worth(self, program: str, thread: str, used_ms: float, now_ms: float, rank_of) -> Worth:
-        """Of a context that was last used at *used_ms*."""
+        With no *program* several have used it, and others may; it is expected to be used again
+        after as long as it has not been.
+
+        Computing a token again costs the same for all contexts, and so does keeping it for a
+        while, so what is compared is when a context will be used: when its thread's call has its
+        turn, or when the program is back, by what is known of gaps, and has had to wait its turn.
+        *rank_of* says how many waiting calls come before a key.
+        """
+        if program is None:
+            return (LIVE, used_ms - now_ms)
         known = self.sets.get(program)
         if known is None:
             return (OVER, used_ms)
-        waiting = [
-            call.key for call in self.calls_of(program)
-            if call.waiting and call.stamp.thread == thread
-        ]
-        inside = not self.holds(program)
-        if waiting:
-            key = min(waiting)
-            return (INSIDE if inside else HELD, -rank_of(key) * self._turn_ms)
-        chance = 0.0 if known.anonymous else self.returns.chance(now_ms - used_ms)
-        until = self.returns.within_ms / chance if chance else float("inf")
-        return (INSIDE if inside else OUTSIDE, -until)
+        keys = [c.key for c in self.calls_of(program) if c.waiting and c.stamp.thread == thread]
+        if keys:
+            return (LIVE, -rank_of(min(keys)) * self._turn_ms)
+        turn_ms = rank_of((known.level + 1, -1)) * self._turn_ms
+        return (LIVE, -(self.returns.until_ms(now_ms - used_ms) + turn_ms))
 
-    def _best_key(self, program: str) -> Key:
-        return min(call.key for call in self._calls[program].values())
+    def calls_of(self, program: str) -> Sequence[Call]:
+        """The program's calls in the system, oldest first."""
+        return tuple(self._calls.get(program, {}).values())
 
-    def _served_ms(self, program: str) -> float:
-        return sum(call.service_ms for call in self.calls_of(program))
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _best_key(self, known: WorkingSet) -> Key:
+        return min(call.key for call in self._calls[known.program].values())
+
+    def _served_ms(self, known: WorkingSet) -> float:
+        return known.served_ms + sum(call.service_ms for call in self.calls_of(known.program))

@@ -75,11 +75,12 @@ class CallScheduler:
 
     # -- events ---------------------------------------------------------------------------------
 
-    def arrive(self, call_id: str, stamp: CallStamp, tokens: int = 0) -> Call:
+    def arrive(self, call_id: str, stamp: CallStamp, tokens: int = 0, root: int = 0) -> Call:
         """A call that was never seen begins to wait; raises UnknownCall on a duplicate id.
 
-        *tokens* of prompt, *cached_tokens* in :meth:`admit` and the context's *tokens* there and in
-        :meth:`remove` are for ``memory``; without one they may be left out.
+        *tokens* of prompt and its *root*, a number that prompts have in common which begin alike,
+        are for ``memory``, and so are a context's *tokens* and *cached_tokens* in :meth:`admit` and
+        :meth:`remove`. Without one they may be left out.
         """
         if call_id in self._calls:
             raise UnknownCall(call_id, "arrived twice")
@@ -94,10 +95,10 @@ class CallScheduler:
         )
         self._calls[call_id] = call
         if self.memory is not None:
-            self.memory.arrived(call, tokens, self.clock_ms)
+            self.memory.arrived(call, tokens, root, self.clock_ms)
         self._enqueue(call)
         self._note_urgency(call)
-        self._tell("arrive", call, stamp=stamp, **self._sizes(tokens=tokens))
+        self._tell("arrive", call, stamp=stamp, **self._sizes(tokens=tokens, root=root))
         return call
 
     def admit(self, call_id: str, tokens: int = 0, cached_tokens: int = 0) -> None:
@@ -301,10 +302,12 @@ class CallScheduler:
         """The key of the best call that waits and is not held."""
         return self._queue.first_key()
 
-    def worth(self, program: str, thread: str, used_ms: float) -> Worth:
+    def worth(self, program: str | None, thread: str, used_ms: float) -> Worth:
         """What keeping a context in memory is worth; see :meth:`ProgramMemory.worth`."""
         assert self.memory is not None, "the scheduler was made without a memory"
-        return self.memory.worth(program, thread, used_ms, self.clock_ms, self._queue.rank)
+        return self.memory.worth(
+            program, thread, used_ms, now_ms=self.clock_ms, rank_of=self._queue.rank
+        )
 
     def calls_per_level(self) -> list[int]:
         """How many live calls each level holds, best level first."""

@@ -12,7 +12,7 @@ says whose. A server without tenants has one, with the empty name.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from autellix_sgl.core.footprint import Footprint
@@ -106,10 +106,18 @@ class ProcessTable:
     """Programs by id; bounded by an idle lease and by a count.
 
     A program with calls in the system is never dropped, so the bound is *max_programs* idle ones at
-    most, plus those with calls in flight, which the server's own queue limit bounds.
+    most, plus those with calls in flight, which the server's own queue limit bounds. *dropped* is
+    told of each program that goes.
     """
 
-    def __init__(self, policy: Policy, *, lease_s: float, max_programs: int) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        lease_s: float,
+        max_programs: int,
+        dropped: Callable[[Program], None] | None = None,
+    ) -> None:
         if not lease_s > 0:
             raise ConfigError(f"program lease must be positive, got {lease_s} s")
         if max_programs < 1:
@@ -117,6 +125,7 @@ class ProcessTable:
         self.policy = policy
         self.lease_s = lease_s
         self.max_programs = max_programs
+        self._dropped = dropped
         # By tenant, then by id: what one tenant lists must not cost what the others have.
         self._tenants: dict[str, dict[str, Program]] = {}
         self._size = 0
@@ -354,3 +363,5 @@ class ProcessTable:
         self._size -= 1
         self._idle.pop(program.key, None)
         self._lineage.forget(program.tenant, program.id)
+        if self._dropped is not None:
+            self._dropped(program)

@@ -2,9 +2,9 @@
 
 A program's working set is what its next calls will repeat: the latest context of each of its
 threads, as far as they have been heard of lately. What a thread's first call found in the cache is
-shared with other programs (a system prompt) or belongs to the thread it left, so it is not the
-thread's own. Of what programs share, the longest part is counted, once for all of them. Times are
-the scheduler's modelled milliseconds.
+shared, with other programs (a system prompt) or with the thread it left, so it is not the thread's
+own; threads whose prompts begin alike have one root, and of what they share the longest part is
+counted once. Times are the scheduler's modelled milliseconds.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-# Programs without a call whose sizes are kept; the longest idle goes first.
+from autellix_sgl.core.model import Call
+
+# Programs without a call, and roots that nobody counted uses, whose sizes are kept.
 MAX_IDLE_PROGRAMS = 16_384
+MAX_IDLE_ROOTS = 4096
 
 
 @dataclass(slots=True)
@@ -23,6 +26,7 @@ class Thread:
     ``calls`` of it are in the system; the last one left at ``left_ms``.
     """
 
+    root: int
     own: int = 0
     shared: int | None = None
     calls: int = 0
@@ -37,9 +41,9 @@ class Thread:
 class WorkingSet:
     """One program's. ``calls``: the threads of its calls in the system; ``tokens``: of all threads.
 
-    ``let_in`` says that program admission counts it; ``served_ms`` is what its calls have had that
-    left since it was. ``ended``: it goes with its last call. ``anonymous``: a request that named
-    no program, so that no other call of it will come.
+    ``level`` is where its last call ended. ``served_ms`` is the service of the calls that have left
+    since program admission let it in. ``ended``: it goes with its last call. ``anonymous``: the
+    program of a request that named none; it will have no other call.
     """
 
     program: str
@@ -49,7 +53,7 @@ class WorkingSet:
     tokens: int = 0
     idle_since_ms: float = 0.0
     ended: bool = False
-    let_in: bool = False
+    level: int = 0
     served_ms: float = 0.0
 
     @property
@@ -57,8 +61,42 @@ class WorkingSet:
         return not self.calls
 
 
+class SharedParts:
+    """What prompts that begin alike have in common, by root; ``tokens``: of the roots in use."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self._longest: dict[int, int] = {}
+        self._users: dict[int, int] = {}
+
+    def longest(self, root: int) -> int:
+        return self._longest.get(root, 0)
+
+    def found(self, root: int, tokens: int) -> None:
+        """A thread of that root shares *tokens* with others."""
+        before = self._longest.pop(root, 0)
+        self._longest[root] = max(before, tokens)
+        if root in self._users:
+            self.tokens += self._longest[root] - before
+        if len(self._longest) > MAX_IDLE_ROOTS + len(self._users):
+            del self._longest[next(r for r in self._longest if r not in self._users)]
+
+    def use(self, root: int) -> None:
+        """A counted thread begins with it."""
+        if root not in self._users:
+            self.tokens += self.longest(root)
+        self._users[root] = self._users.get(root, 0) + 1
+
+    def leave(self, root: int) -> None:
+        """A thread that was counted is so no more."""
+        self._users[root] -= 1
+        if not self._users[root]:
+            del self._users[root]
+            self.tokens -= self.longest(root)
+
+
 class WorkingSets:
-    """All of them by program. ``let_in_tokens``: of those that are let in, own parts only.
+    """All of them by program. ``inside``: those that program admission has let in, in that order.
 
     A thread that has been quiet for ``quiet_ms`` when its program is heard of is counted no more:
     a helper that is done says so to nobody.
@@ -66,66 +104,69 @@ class WorkingSets:
 
     def __init__(self, quiet_ms: float) -> None:
         self.quiet_ms = quiet_ms
-        self.longest_shared = 0
-        self.let_in_tokens = 0
+        self.inside: dict[str, WorkingSet] = {}
+        self._own_tokens = 0
+        self._shared = SharedParts()
         self._sets: dict[str, WorkingSet] = {}
         self._idle: OrderedDict[str, None] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._sets)
 
-    def get(self, program: str) -> WorkingSet | None:
-        return self._sets.get(program)
-
     def __getitem__(self, program: str) -> WorkingSet:
         return self._sets[program]
 
+    def get(self, program: str) -> WorkingSet | None:
+        return self._sets.get(program)
+
+    @property
+    def inside_tokens(self) -> int:
+        """What the programs inside stand on."""
+        return self._own_tokens + self._shared.tokens
+
     # -- events ---------------------------------------------------------------------------------
 
-    def arrived(
-        self, call_id: str, program: str, thread: str, prompt_tokens: int, now_ms: float
-    ) -> WorkingSet:
-        """A call entered; until it runs, what it shares is guessed from the program's threads."""
+    def arrived(self, call: Call, prompt_tokens: int, root: int, now_ms: float) -> None:
+        """A call entered; until it runs, what it shares is guessed from what is known."""
+        program = call.stamp.program
         known = self._sets.get(program)
         if known is None:
-            anonymous = program == call_id or program.endswith(f"/{call_id}")
+            anonymous = program == call.id or program.endswith(f"/{call.id}")
             known = self._sets[program] = WorkingSet(program, anonymous)
         self._idle.pop(program, None)
-        known.calls[call_id] = thread
+        known.calls[call.id] = call.stamp.thread
         known.ended = False
-        record = known.threads.get(thread)
-        if record is None:
-            record = known.threads[thread] = Thread()
-        record.calls += 1
-        shared = record.shared
+        thread = known.threads.get(call.stamp.thread)
+        if thread is None:
+            thread = known.threads[call.stamp.thread] = Thread(root)
+            if known.program in self.inside:
+                self._shared.use(root)
+        thread.calls += 1
+        shared = thread.shared
         if shared is None:
-            shared = max(other.context for other in known.threads.values())
-        self._resize(known, record, prompt_tokens - shared)
+            forked = max(other.context for other in known.threads.values())
+            shared = max(forked, self._shared.longest(root))
+        self._resize(known, thread, prompt_tokens - shared)
         self._forget_quiet(known, now_ms)
-        return known
 
-    def admitted(self, call_id: str, program: str, tokens: int, cached_tokens: int) -> None:
-        """A call went into the batch: *cached_tokens* of its context's *tokens* were found.
-
-        The first call of a thread shows what it shares. If a later one finds less, the context was
-        begun anew or had been evicted; either way no more than that is shared.
-        """
-        known = self._sets[program]
-        thread = known.threads[known.calls[call_id]]
-        if thread.shared is None or cached_tokens < thread.shared:
+    def admitted(self, call: Call, tokens: int, cached_tokens: int) -> None:
+        """A call went into the batch: *cached_tokens* of its context's *tokens* were found."""
+        known = self._sets[call.stamp.program]
+        thread = known.threads[call.stamp.thread]
+        if thread.shared is None:
             thread.shared = cached_tokens
-            self.longest_shared = max(self.longest_shared, cached_tokens)
+            self._shared.found(thread.root, cached_tokens)
             self._resize(known, thread, tokens - cached_tokens)
 
-    def left(
-        self, call_id: str, program: str, tokens: int, service_ms: float, now_ms: float
-    ) -> WorkingSet:
-        """A call ended with a context of *tokens*, or was aborted."""
+    def left(self, call: Call, tokens: int, now_ms: float) -> None:
+        """A call ended, or was aborted, with a context of *tokens*."""
+        program = call.stamp.program
         known = self._sets[program]
-        thread = known.threads[known.calls.pop(call_id)]
+        thread = known.threads[known.calls.pop(call.id)]
         thread.calls -= 1
         thread.left_ms = now_ms
-        known.served_ms += service_ms
+        known.level = call.level
+        known.served_ms += call.service_ms
         self._resize(known, thread, tokens - (thread.shared or 0))
         self._forget_quiet(known, now_ms)
         if known.idle:
@@ -135,7 +176,6 @@ class WorkingSets:
                 self.forget(program)
             elif len(self._idle) > MAX_IDLE_PROGRAMS:
                 self.forget(next(iter(self._idle)))
-        return known
 
     def ended(self, program: str) -> WorkingSet | None:
         """The program is over, now or with its last call; returns it if it is known."""
@@ -147,36 +187,52 @@ class WorkingSets:
         return known
 
     def forget(self, program: str) -> None:
+        """Nothing is kept of the program any more."""
         known = self._sets.pop(program)
         self._idle.pop(program, None)
         self.put_out(known)
 
-    # -- who is counted ---------------------------------------------------------------------------
+    # -- who is counted -------------------------------------------------------------------------
 
     def let_in(self, known: WorkingSet) -> None:
-        known.let_in = True
+        """Count it from now on."""
+        self.inside[known.program] = known
         known.served_ms = 0.0
-        self.let_in_tokens += known.tokens
+        self._own_tokens += known.tokens
+        for thread in known.threads.values():
+            self._shared.use(thread.root)
 
     def put_out(self, known: WorkingSet) -> None:
-        if known.let_in:
-            known.let_in = False
-            self.let_in_tokens -= known.tokens
+        """Count it no more, if it was."""
+        if self.inside.pop(known.program, None) is None:
+            return
+        self._own_tokens -= known.tokens
+        for thread in known.threads.values():
+            self._shared.leave(thread.root)
 
     def check(self) -> None:
         """Raise AssertionError if the sums or the idle list are out of step."""
+        roots: dict[int, int] = {}
+        assert all(self._sets.get(program) is known for program, known in self.inside.items())
+        own = 0
         for known in self._sets.values():
-            assert known.tokens == sum(t.own for t in known.threads.values()), known
+            assert known.tokens == sum(thread.own for thread in known.threads.values()), known
             assert known.idle == (known.program in self._idle), known
-        counted = sum(known.tokens for known in self._sets.values() if known.let_in)
-        assert counted == self.let_in_tokens, f"{counted} != {self.let_in_tokens} tokens"
+            if known.program in self.inside:
+                own += known.tokens
+                for thread in known.threads.values():
+                    roots[thread.root] = self._shared.longest(thread.root)
+        counted = own + sum(roots.values())
+        assert counted == self.inside_tokens, f"{counted} != {self.inside_tokens} tokens"
+
+    # -- inside ---------------------------------------------------------------------------------
 
     def _resize(self, known: WorkingSet, thread: Thread, own: int) -> None:
         change = max(0, own) - thread.own
         thread.own += change
         known.tokens += change
-        if known.let_in:
-            self.let_in_tokens += change
+        if known.program in self.inside:
+            self._own_tokens += change
 
     def _forget_quiet(self, known: WorkingSet, now_ms: float) -> None:
         if len(known.threads) == 1:
@@ -185,3 +241,5 @@ class WorkingSets:
             if not thread.calls and now_ms - thread.left_ms > self.quiet_ms:
                 self._resize(known, thread, 0)
                 del known.threads[name]
+                if known.program in self.inside:
+                    self._shared.leave(thread.root)

@@ -27,8 +27,10 @@ assert wire.REPORT_KEY  # imported for its registration of message types
 
 def run_program_scheduler(program_args: ProgramArgs, *args: Any, **kwargs: Any) -> None:
     """One scheduler process: SGLang's, constructing a ProgramScheduler."""
+    from autellix_sgl.runtime import program_cache
     from autellix_sgl.runtime.scheduler import ProgramScheduler
 
+    program_cache.install()
     activate_scheduler(program_args, ProgramScheduler)
     upstream_scheduler.run_scheduler_process(*args, **kwargs)
 

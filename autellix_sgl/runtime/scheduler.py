@@ -34,6 +34,7 @@ from sglang.srt.managers.scheduler_components.new_token_ratio_tracker import New
 from sglang.srt.managers.scheduler_components.output_streamer import SchedulerOutputStreamer
 from sglang.srt.runtime_context import get_parallel, get_serving
 from sglang.srt.server_args import PortArgs, ServerArgs
+from sglang.utils import TypeBasedDispatcher
 
 from autellix_sgl.config import ProgramArgs
 from autellix_sgl.core import (
@@ -58,11 +59,12 @@ from autellix_sgl.runtime.preemption import (
     release_into_tree,
     steps_left,
 )
+from autellix_sgl.runtime.program_cache import ProgramRadixCache
 from autellix_sgl.runtime.schedule_policy import LevelSchedulePolicy
 from autellix_sgl.runtime.scheduler_counters import SchedulerCounters
 from autellix_sgl.runtime.step_clock import StepClock
 from autellix_sgl.runtime.waiting import AdmissionWindow, WaitingCalls
-from autellix_sgl.runtime.wire import CallReport, ProgramGenerateReqInput
+from autellix_sgl.runtime.wire import CallReport, ProgramGenerateReqInput, ProgramsOver
 
 logger = logging.getLogger(__name__)
 
@@ -110,10 +112,12 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
             starvation_ratio=args.starvation_ratio,
             interval=args.schedule_interval,
             record=self.trace.record if self.trace else None,
+            memory=args.core_memory(self.max_total_num_tokens),
         )
-        self.waiting_queue: WaitingCalls | AdmissionWindow = WaitingCalls(
-            self.calls, self._stamps, self._forget
-        )
+        waiting = WaitingCalls(self.calls, self._stamps, self._forget)
+        self.waiting_queue: WaitingCalls | AdmissionWindow = waiting
+        if isinstance(self.tree_cache, ProgramRadixCache):
+            self.tree_cache.attach(self.calls, waiting.stamp_of)
         self.step_clock = StepClock(synchronous=self.device == "cpu")
 
     def init_schedule_policy(self) -> None:
@@ -194,7 +198,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
     def _forget(self, req: Req) -> None:
         """The request left for good, from wherever it was."""
         if req.rid in self.calls:
-            self.calls.remove(req.rid)
+            self.calls.remove(req.rid, req.seqlen)
         self._stamps.pop(req.rid, None)
         self._computed.pop(req.rid, None)
         self._recomputed.pop(req.rid, None)
@@ -217,6 +221,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
     # -- the scheduling pass --------------------------------------------------------------------
 
     def get_new_batch_prefill(self, running_batch: ScheduleBatch) -> NextBatchPlan:
+        self.calls.admit_programs()
         victims = self._preemption_pass(running_batch)
         plan = self._admit(running_batch)
         # Only now: a victim admitted again in the pass that took it out would have its skipped
@@ -311,7 +316,8 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
 
     def _candidates(self) -> Iterator[Candidate]:
         """The waiting calls, best first, with what they ask of memory if memory is short."""
-        for req in self.waiting_queue:
+        assert isinstance(self.waiting_queue, WaitingCalls)
+        for req in self.waiting_queue.offered():
             tokens = 0
             if self._refused_for_memory:
                 new_tokens = min(steps_left(req), CLIP_MAX_NEW_TOKENS)
@@ -453,6 +459,14 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
 
     # -- control --------------------------------------------------------------------------------
 
+    def init_request_dispatcher(self) -> None:
+        super().init_request_dispatcher()
+        self._request_dispatcher += TypeBasedDispatcher([(ProgramsOver, self._programs_over)])
+
+    def _programs_over(self, message: ProgramsOver) -> None:
+        for program in message.programs:
+            self.calls.end_program(program)
+
     def set_internal_state(self, recv_req: SetInternalStateReq) -> SetInternalStateReqOutput:
         fields = recv_req.server_args
         if not fields or not all(name.startswith(COST_KEY_PREFIX) for name in fields):
@@ -484,6 +498,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
             "cost_error_now": self.step_clock.error(calls.cost_model),
             "clock_ms": calls.clock_ms,
             "waiting": calls.num_waiting,
+            "held": calls.num_held,
             "running": calls.num_running,
             "calls_per_level": calls.calls_per_level(),
             "remembered": len(self._stamps) + len(self._computed) + len(self._recomputed),

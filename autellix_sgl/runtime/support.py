@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from autellix_sgl.config import ProgramArgs
+from autellix_sgl.config import LRU, PROGRAM_CACHE, VALUE, ProgramArgs
 from autellix_sgl.errors import ConfigError
 
 WAY_OUT = "Use --program-policy none for SGLang's own scheduler."
@@ -108,12 +108,28 @@ def check_supported(config: Any, args: ProgramArgs) -> None:
                 f"{refusal.mode} does not go with --program-policy {args.policy}: "
                 f"{refusal.reason}. {WAY_OUT}"
             )
+    if args.eviction == VALUE:
+        check_cache(config)
     if args.tenants is not None:
         check_tenancy(config)
     if envs.SGLANG_RUST_SERVER.get():
         raise ConfigError(
             f"SGLANG_RUST_SERVER does not go with --program-policy {args.policy}: the Rust server "
             f"replaces the process that holds the process table. {WAY_OUT}"
+        )
+
+
+def check_cache(config: Any) -> None:
+    """Raise ConfigError if something else is to choose what leaves the radix cache."""
+    if config.radix_cache_backend != PROGRAM_CACHE:
+        raise ConfigError(
+            f"--radix-cache-backend {config.radix_cache_backend} does not go with "
+            "--program-eviction value, which needs its own"
+        )
+    if config.radix_eviction_policy != LRU:
+        raise ConfigError(
+            f"--radix-eviction-policy {config.radix_eviction_policy} does not go with "
+            "--program-eviction value: there can be one order of eviction"
         )
 
 

@@ -32,7 +32,13 @@ from autellix_sgl.runtime.call_progress import (
 from autellix_sgl.runtime.identity import ANONYMOUS, Identity, IdentityReader
 from autellix_sgl.runtime.metrics import TABLE_PERIOD_S, TableMetrics
 from autellix_sgl.runtime.responses import ResponsePrograms
-from autellix_sgl.runtime.wire import REPORT_KEY, CallReport, ProgramGenerateReqInput, ProgramTag
+from autellix_sgl.runtime.wire import (
+    REPORT_KEY,
+    CallReport,
+    ProgramGenerateReqInput,
+    ProgramsOver,
+    ProgramTag,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +72,7 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
             program_args.core_policy(),
             lease_s=program_args.lease_s,
             max_programs=program_args.max_programs,
+            dropped=self._tell_schedulers if program_args.watches_memory else None,
         )
         self.responses = ResponsePrograms(program_args.max_programs)
         self.identities = IdentityReader(self.responses.program_of)
@@ -241,6 +248,15 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
         super()._handle_abort_req(recv_obj)
         if recv_obj.rid is not None and self.table.has_call(recv_obj.rid):
             self.table.abort(recv_obj.rid, now=time.time())
+
+    def _tell_schedulers(self, program: Program) -> None:
+        """A program is over, as far as anybody knows: its KV is of no use any more.
+
+        Not said of a request that named no program: its successor names none either, and is best
+        served by what is left of it.
+        """
+        if not program.transient:
+            self._dispatch_to_scheduler(ProgramsOver(programs=[program.label]))
 
     # -- leases ---------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import msgspec
-from sglang.srt.managers.io_struct import TokenizedGenerateReqInput, hook_custom_types
+from sglang.srt.managers.io_struct import BaseReq, TokenizedGenerateReqInput, hook_custom_types
 
 from autellix_sgl.core import CallStamp
 
@@ -73,4 +73,10 @@ class CallReport(NamedTuple):
     recomputed_tokens: int
 
 
-hook_custom_types(ProgramGenerateReqInput)
+class ProgramsOver(BaseReq, kw_only=True):  # type: ignore[call-arg, misc]
+    """To the schedulers: no further call of these programs will come. Labels, as in stamps."""
+
+    programs: list[str]
+
+
+hook_custom_types(ProgramGenerateReqInput, ProgramsOver)

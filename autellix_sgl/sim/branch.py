@@ -17,8 +17,8 @@ class Branch:
 
     ``program`` and ``thread`` say whose calls write it, both empty for a system prompt.
     ``locks`` counts the running calls on it and its locked children, ``children`` the branches in
-    memory that hang on it; either keeps all of it from eviction. ``used_at`` counts uses, ``used_ms`` is the scheduler's clock
-    at the last one. ``number`` breaks ties.
+    memory that hang on it; either keeps all of it from eviction. ``used_at`` counts uses,
+    ``used_ms`` is the scheduler's clock at the last one. ``number`` breaks ties.
     """
 
     __slots__ = (
@@ -57,6 +57,14 @@ class Branch:
         self.children = 0
         self.used_at = 0
         self.used_ms = 0.0
+
+    @property
+    def root(self) -> int:
+        """The number of the branch that its context begins on."""
+        node = self
+        while node.parent is not None:
+            node = node.parent
+        return node.number
 
     @property
     def evictable(self) -> bool:

@@ -11,9 +11,6 @@ from autellix_sgl.core.program_memory import Worth
 from autellix_sgl.sim.branch import Branch
 from autellix_sgl.sim.seam import Scheduler
 
-# System prompts that nobody stands on now: somebody will, so they outlast what one program has.
-SHARED = 9
-
 
 class EvictionOrder(Protocol):
     """Knows the branches that it was offered, and passes over those that cannot go any more."""
@@ -66,8 +63,6 @@ def eviction_order(scheduler: Scheduler, eviction: str) -> EvictionOrder:
         return LeastRecent()
 
     def worth_of(branch: Branch) -> Worth:
-        if not branch.program:
-            return (SHARED, branch.used_ms)
-        return scheduler.worth(branch.program, branch.thread, branch.used_ms)
+        return scheduler.worth(branch.program or None, branch.thread, branch.used_ms)
 
     return LeastWorth(worth_of)

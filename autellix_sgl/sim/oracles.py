@@ -78,7 +78,7 @@ class RankScheduler:
 
     # -- events ---------------------------------------------------------------------------------
 
-    def arrive(self, call_id: str, stamp: CallStamp, tokens: int = 0) -> RankedCall:
+    def arrive(self, call_id: str, stamp: CallStamp, tokens: int = 0, root: int = 0) -> RankedCall:
         base_ms = self._rank_of(call_id, stamp)
         call = RankedCall(call_id, self._next_ticket, base_ms, self._falling, self.clock_ms)
         self._next_ticket += 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from autellix_sgl.sim.branch import Branch
 from autellix_sgl.sim.eviction import EvictionOrder, LeastRecent
-from autellix_sgl.workloads import ProgramTrace, TracedCall
+from autellix_sgl.workloads import ProgramTrace
 
 
 class PrefixCache:
@@ -104,8 +104,11 @@ class PrefixCache:
             node = node.parent
         return 0
 
-    def acquire(self, branch: Branch, length: int) -> None:
-        """Lock the context and take memory for its first *length* tokens; see :meth:`fits`."""
+    def acquire(self, branch: Branch, length: int, *, again: bool = False) -> None:
+        """Lock the context and take memory for its first *length* tokens.
+
+        *again* says that it is for a call that has been in memory before.
+        """
         self._lock(branch)
         node: Branch | None = branch
         while node is not None and node.held < length - node.start:

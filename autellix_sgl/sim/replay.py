@@ -6,11 +6,11 @@ A trace is JSON lines, each ``[event, {fields}]``, written by
     ["start", {"policy": "atlas", "boundaries_ms": [200.0, ...], "quanta_ms": [200.0, ..., null],
                "cost_model": {"base_ms": ..., ...}, "starvation_ratio": 8.0, "interval": 4}]
 
-(a quantum of null has no end), written once; ``["cost_model", {"base_ms": ..., ...}]`` stands
-wherever the model was replaced. All others are what :class:`~autellix_sgl.core.CallScheduler`
-tells its ``record``. Replayed are arrive, admit, requeue, step and remove; promote and
-choose_victims are decisions, so they are asked for and compared. Every field is compared: level,
-ticket and clock to the last bit, and who had to make way.
+(a quantum of null has no end), written once; with program admission it also has ``pool_tokens``.
+``["cost_model", {"base_ms": ..., ...}]`` stands wherever the model was replaced. All others are what :class:`~autellix_sgl.core.CallScheduler`
+tells its ``record``. Replayed are arrive, admit, requeue, step, remove and end_program; promote,
+choose_victims and programs (who was let in and put out) are decisions, so they are asked for and
+compared. Every field is compared: level, ticket and clock to the last bit, and who had to make way.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from autellix_sgl.core import (
     Candidate,
     CostModel,
     Levels,
+    ProgramMemory,
     Running,
     StepWork,
     policy_named,
@@ -86,13 +87,15 @@ class _Player:
         try:
             quanta = [math.inf if q is None else float(q) for q in start.items("quanta_ms")]
             boundaries = tuple(start.numbers("boundaries_ms"))
+            model = _cost_model(start.inside("cost_model", start.get("cost_model")))
             self._scheduler = CallScheduler(
                 policy_named(start.text("policy")),
                 Levels(boundaries, tuple(quanta)),
-                _cost_model(start.inside("cost_model", start.get("cost_model"))),
+                model,
                 starvation_ratio=start.number("starvation_ratio"),
                 interval=start.whole("interval", at_least=1),
                 record=lambda event, fields: self._made.append((event, fields)),
+                memory=_memory(start, model),
             )
         except ConfigError as error:
             start.fail("", str(error))
@@ -120,8 +123,20 @@ class _Player:
         self._report_unrecorded(fields.line)
         if event == "arrive":
             scheduler.arrive(
-                fields.text("call"), _stamp(fields.inside("stamp", fields.get("stamp")))
+                fields.text("call"),
+                _stamp(fields.inside("stamp", fields.get("stamp"))),
+                _tokens(fields, "tokens"),
+                fields.whole("root", at_least=BELOW_ANY, default=0),
             )
+        elif event == "admit":
+            cached_tokens = _tokens(fields, "cached_tokens")
+            scheduler.admit(fields.text("call"), _tokens(fields, "tokens"), cached_tokens)
+        elif event == "remove":
+            scheduler.remove(fields.text("call"), _tokens(fields, "tokens"))
+        elif event == "end_program":
+            scheduler.end_program(fields.text("program"))
+        elif event == "programs":
+            scheduler.review_programs()
         elif event == "step":
             work = _work(fields.inside("work", fields.get("work")))
             scheduler.step(work, fields.whole("repeat", at_least=1, default=1))
@@ -129,8 +144,8 @@ class _Player:
             scheduler.use_cost_model(_cost_model(fields))
         elif event == "choose_victims":
             self._choose_victims(fields)
-        elif event in ("admit", "requeue", "remove"):
-            getattr(scheduler, event)(fields.text("call"))
+        elif event == "requeue":
+            scheduler.requeue(fields.text("call"))
         else:
             fields.fail("", f"unknown event {event!r}")
 
@@ -152,6 +167,16 @@ class _Player:
         for event, fields in self._made:
             self.differences.append(Difference(line, event, None, _plain(fields)))
         self._made.clear()
+
+
+def _memory(start: Record, model: CostModel) -> ProgramMemory | None:
+    pool_tokens = start.whole("pool_tokens", default=0)
+    return ProgramMemory(pool_tokens, model, admission=True) if pool_tokens else None
+
+
+def _tokens(fields: Record, name: str) -> int:
+    """A size that is written only where something was decided by it."""
+    return fields.whole(name, default=0)
 
 
 def _cost_model(fields: Record) -> CostModel:

@@ -17,6 +17,7 @@ from autellix_sgl.errors import ConfigError
 from autellix_sgl.sim.batch import DecodeBatch, SimCall
 from autellix_sgl.sim.eviction import EvictionOrder
 from autellix_sgl.sim.hardware import ServerModel
+from autellix_sgl.sim.optimum import RecordedCache
 from autellix_sgl.sim.prefix_cache import Branch, PrefixCache
 from autellix_sgl.sim.seam import Scheduler, preempts
 from autellix_sgl.workloads import ProgramTrace, TracedCall
@@ -46,14 +47,24 @@ class Counters:
 
 
 class Replica:
-    """Drive with :meth:`submit`, then :meth:`round` whenever idle or the last round is over."""
+    """Drive with :meth:`submit`, then :meth:`round` whenever idle or the last round is over.
+
+    *order* says which contexts leave the pool first; *judged*: keep what it takes to say afterwards
+    how many tokens the best order would have found.
+    """
 
     def __init__(
-        self, server: ServerModel, scheduler: Scheduler, order: EvictionOrder | None = None
+        self,
+        server: ServerModel,
+        scheduler: Scheduler,
+        order: EvictionOrder | None = None,
+        *,
+        judged: bool = False,
     ) -> None:
         self.server = server
         self.calls = scheduler
-        self.cache = PrefixCache(server.kv_tokens, shared=server.prefix_cache, order=order)
+        made = RecordedCache if judged else PrefixCache
+        self.cache = made(server.kv_tokens, shared=server.prefix_cache, order=order)
         self.counters = Counters()
         self._known: dict[str, SimCall] = {}
         self._inbox: list[tuple[str, TracedCall, Branch, CallStamp]] = []
@@ -95,7 +106,7 @@ class Replica:
         the first step boundary at or past it.
         """
         for call_id, traced, branch, stamp in self._inbox:
-            record = self.calls.arrive(call_id, stamp, traced.prompt_tokens)
+            record = self.calls.arrive(call_id, stamp, traced.prompt_tokens, branch.root)
             self._known[call_id] = SimCall(record, call_id, traced, branch)
         self._inbox.clear()
         self.cache.clock_ms = self.calls.clock_ms
@@ -233,7 +244,7 @@ class Replica:
             self.counters.prompt_tokens += call.length
             self.counters.cached_tokens += cached
             call.cached_tokens = call.length - call.prefill_left
-        self.cache.acquire(call.branch, call.length)
+        self.cache.acquire(call.branch, call.length, again=bool(call.record.preemptions))
         self.calls.admit(call.id, call.length, cached)
         self._prefilling.append(call)
 

@@ -60,6 +60,7 @@ class Simulation:
         replicas: int = 1,
         placement: str = "program",
         record: Recorder | None = None,
+        judged: bool = False,
     ) -> None:
         self.workload = workload
         self.server = system.server(server)
@@ -75,6 +76,7 @@ class Simulation:
                 self.server,
                 scheduler := system.scheduler(self.server, tuning, self._remaining_of, record),
                 eviction_order(scheduler, tuning.program_eviction),
+                judged=judged,
             )
             for _ in range(replicas)
         ]
