@@ -47,23 +47,13 @@ def recorder(pool_tokens: int = 0) -> tuple[CallScheduler, Log]:
     return scheduler, log
 
 
+KINDS = (
+    *("arrive", "admit", "requeue", "step", "jump", "remove", "promote", "cost", "choose"),
+    *("review", "end"),
+)
 EVENTS = st.lists(
     st.tuples(
-        st.sampled_from(
-            [
-                "arrive",
-                "admit",
-                "requeue",
-                "step",
-                "jump",
-                "remove",
-                "promote",
-                "cost",
-                "choose",
-                "review",
-                "end",
-            ]
-        ),
+        st.sampled_from(KINDS),
         st.integers(0, 9),
     ),
     max_size=80,
