@@ -70,6 +70,12 @@ class ProgramArgs:
                     f"--program-{name} must be one of {', '.join(known)}, "
                     f"got {getattr(self, name)!r}"
                 )
+        if self.stock and self.watches_memory:
+            name = "admission" if self.admission != OFF else "eviction"
+            raise ConfigError(
+                f"--program-{name} {getattr(self, name)} does not go with --program-policy none: "
+                "SGLang's own scheduler knows of no programs"
+            )
         if self.stock and self.tenants is not None:
             raise ConfigError(
                 "--program-tenants does not go with --program-policy none: SGLang's own server "

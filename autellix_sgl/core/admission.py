@@ -7,10 +7,10 @@ in whose working sets fit; calls of the others wait, in the order of the queue.
     who is let in     the program of the best waiting call, if its working set fits beside the
                       others, or if nobody who is in has a call: the machine never idles
     who is put out    to make room for a better call: programs that idle and are not expected back
-                      soon, then those of a worse level that have had their recompute's worth of
-                      service several times over; and, when contexts have outgrown the pool, the
-                      program that is least likely back, or the worst. A call that runs is not
-                      stopped by this.
+                      soon, then worse programs that have had their recompute's worth of service
+                      several times over, many times if they are of the same level; and, when
+                      contexts have outgrown the pool, the program that is least likely back, or
+                      the worst. A call that runs is not stopped by this.
 
 An idle program is worth its memory if it is back before the pool could be filled by prefill: until
 then another program in its place would not have got done more than bringing it back costs.
@@ -29,8 +29,9 @@ from autellix_sgl.core.working_sets import WorkingSet, WorkingSets
 FILL = 0.9
 # An idle program keeps its place while its chance to be back soon is at least this.
 KEEP_CHANCE = 0.5
-# Service, in costs of computing its KV again, before a better program may take its place.
-PAYBACK = 4.0
+# Service, in costs of computing its KV again, before a program of a better level may take its
+# place, or one of the same level whose call came earlier: nobody waits for ever.
+PAYBACK, PAYBACK_OF_EQUALS = 4.0, 32.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ class ProgramAdmission:
             known = self._sets[program]
             missing = self._sets.inside_tokens + known.tokens - int(self.pool_tokens * FILL)
             if missing > 0 and someone:
-                leaving = self._make_room(missing, self._best_key(known)[0], now_ms)
+                leaving = self._make_room(missing, self._best_key(known), now_ms)
                 if not leaving:
                     break
                 put_out += leaving
@@ -113,8 +114,8 @@ class ProgramAdmission:
             shed.append(least.program)
         return shed
 
-    def _make_room(self, missing: int, level: int, now_ms: float) -> list[str]:
-        """Who should leave to free *missing* tokens for a call of *level*; nobody if in vain."""
+    def _make_room(self, missing: int, better: Key, now_ms: float) -> list[str]:
+        """Who should leave to free *missing* tokens for the call *better*; nobody if in vain."""
         idle: list[tuple[float, str]] = []
         worse: list[tuple[Key, str]] = []
         for program, known in self._sets.inside.items():
@@ -122,7 +123,7 @@ class ProgramAdmission:
                 chance = self._chance(known, now_ms)
                 if chance < KEEP_CHANCE:
                     idle.append((chance, program))
-            elif self._best_key(known)[0] > level and self._has_paid(known):
+            elif self._may_be_displaced(known, better):
                 worse.append((self._best_key(known), program))
         idle.sort()
         worse.sort(reverse=True)
@@ -138,5 +139,8 @@ class ProgramAdmission:
         """That an idle program is back soon."""
         return 0.0 if known.anonymous else self._returns.soon(now_ms - known.idle_since_ms)
 
-    def _has_paid(self, known: WorkingSet) -> bool:
-        return self._served_ms(known) >= PAYBACK * known.tokens * self.prefill_token_ms
+    def _may_be_displaced(self, known: WorkingSet, better: Key) -> bool:
+        key = self._best_key(known)
+        payback = PAYBACK if key[0] > better[0] else PAYBACK_OF_EQUALS
+        paid = self._served_ms(known) >= payback * known.tokens * self.prefill_token_ms
+        return key > better and paid

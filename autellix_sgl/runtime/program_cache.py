@@ -4,7 +4,10 @@ SGLang takes its tree cache from a registry (``--radix-cache-backend``), a tree'
 and from the core a strategy that gives each leaf a priority when memory is needed, the smallest
 first. This is one entry in each of the first two and such a strategy; what is inserted, matched and
 freed, and how, is SGLang's. Its core in Rust takes no strategy from outside, so the core is the one
-in Python.
+in Python. With a host tier the same order says what leaves host memory.
+
+The contexts of a program that has ended are the first to go, and are not freed before somebody
+needs the room: they may begin with a system prompt that the next program finds.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 from autellix_sgl.config import PROGRAM_CACHE
 from autellix_sgl.core import CallScheduler, CallStamp
 from autellix_sgl.core.program_memory import LIVE
+from autellix_sgl.errors import ConfigError
 
 # On SGLang's tree node: who used it last.
 USE_ATTRIBUTE = "autellix_use"
@@ -111,13 +115,18 @@ class ProgramRadixCache(UnifiedRadixCache):  # type: ignore[misc]
             self.tree_core.used(self._leaf, use)
 
 
-def install() -> None:
-    """Make the cache known to this process's SGLang, once."""
+def register() -> None:
+    """Make the cache known to this process's SGLang."""
     if get_radix_cache_factory(PROGRAM_CACHE) is None:
         register_radix_cache_backend(PROGRAM_CACHE, _make)
         register_tree_core_backend(PROGRAM_CACHE, ProgramTreeCore)
 
 
 def _make(context: TreeCacheBuildContext) -> UnifiedRadixCache:
+    if context.is_hybrid_swa and context.full_tokens_per_layer == 0:
+        raise ConfigError(
+            "--program-eviction value does not go with a model that has sliding-window layers "
+            "only: SGLang keeps their KV in a cache of another kind"
+        )
     context.params.tree_core_backend = PROGRAM_CACHE
     return create_unified_radix_cache(context, cache_class=ProgramRadixCache)

@@ -121,6 +121,12 @@ def check_supported(config: Any, args: ProgramArgs) -> None:
 
 def check_cache(config: Any) -> None:
     """Raise ConfigError if something else is to choose what leaves the radix cache."""
+    for flag in ("enable_lmcache", "enable_flexkv"):
+        if getattr(config, flag):
+            raise ConfigError(
+                f"--{flag.replace('_', '-')} does not go with --program-eviction value: it brings "
+                "a radix cache of its own"
+            )
     if config.radix_cache_backend != PROGRAM_CACHE:
         raise ConfigError(
             f"--radix-cache-backend {config.radix_cache_backend} does not go with "

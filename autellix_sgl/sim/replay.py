@@ -8,9 +8,10 @@ A trace is JSON lines, each ``[event, {fields}]``, written by
 
 (a quantum of null has no end), written once; with program admission it also has ``pool_tokens``.
 ``["cost_model", {"base_ms": ..., ...}]`` stands wherever the model was replaced. All others are
-what :class:`~autellix_sgl.core.CallScheduler` tells its ``record``. Replayed are arrive, admit, requeue, step, remove and end_program; promote,
-choose_victims and programs (who was let in and put out) are decisions, so they are asked for and
-compared. Every field is compared: level, ticket and clock to the last bit, and who had to make way.
+what :class:`~autellix_sgl.core.CallScheduler` tells its ``record``. Replayed are arrive, admit,
+requeue, step, remove and end_program; promote, choose_victims and programs (who was let in and put
+out) are decisions, so they are asked for and compared. Every field is compared: level, ticket and
+clock to the last bit, and who had to make way.
 """
 
 from __future__ import annotations

@@ -238,7 +238,7 @@ def test_every_call_is_let_in_at_last(events: list[tuple[str, int, int]]) -> Non
 
 
 def running(server: Server) -> Iterator[str]:
-    yield from [call for call in server.calls._running]
+    yield from list(server.calls._running)
 
 
 def play(server: Server, event: str, which: int, tokens: int) -> None:
