@@ -86,7 +86,8 @@ class Simulation:
         self._number = 0
         self._where: dict[str, tuple[int, int]] = {}
         self._by_id = {run.trace.id: run for run in self.runs}
-        self._not_started = 0
+        self._scheduled = 0
+        self._arrived = 0
 
     def run(self) -> Sequence[ProgramRun]:
         """Play the workload to its end; returns its programs in the order of the workload."""
@@ -98,6 +99,11 @@ class Simulation:
         unfinished = sum(run.calls_left for run in self.runs)
         assert not unfinished, f"the run is over, but {unfinished} calls are not"
         return self.runs
+
+    @property
+    def filling(self) -> bool:
+        """Whether programs are still to come."""
+        return self._arrived < len(self.runs)
 
     # -- programs ---------------------------------------------------------------------------------
 
@@ -114,14 +120,14 @@ class Simulation:
         return runs
 
     def _open(self) -> None:
-        self._not_started = len(self.runs)
-        for number, run in enumerate(self.runs):
-            if self.workload.concurrency is None:
-                self._at(run.trace.arrival_ms, ARRIVAL, number)
-            elif number < self.workload.concurrency:
-                self._at(0.0, ARRIVAL, number)
-        if self.workload.concurrency is not None:
-            self._not_started = max(0, len(self.runs) - self.workload.concurrency)
+        """Schedule all arrivals; of a closed loop, those that make it full."""
+        full = self.workload.concurrency
+        for run in self.runs[:full]:
+            self._schedule(run.trace.arrival_ms if full is None else 0.0)
+
+    def _schedule(self, time_ms: float) -> None:
+        self._at(time_ms, ARRIVAL, self._scheduled)
+        self._scheduled += 1
 
     def _remaining_of(self, program_id: str) -> float:
         return self._by_id[program_id].remaining_ms
@@ -129,6 +135,7 @@ class Simulation:
     def _arrive(self, program: int, _: int) -> None:
         run = self.runs[program]
         run.arrival_ms = self.now_ms
+        self._arrived += 1
         for index, left in enumerate(run.parents_left):
             if not left:
                 self._ready(program, index)
@@ -180,9 +187,8 @@ class Simulation:
         self.table.end(run.trace.id)
         for replica in self.replicas:
             replica.forget(run.trace)
-        if self.workload.concurrency is not None and self._not_started:
-            self._at(self.now_ms, ARRIVAL, len(self.runs) - self._not_started)
-            self._not_started -= 1
+        if self._scheduled < len(self.runs):
+            self._schedule(self.now_ms)
 
     # -- replicas ---------------------------------------------------------------------------------
 
