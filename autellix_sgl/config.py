@@ -19,15 +19,10 @@ from autellix_sgl.core import (
     ProgramMemory,
     policy_named,
 )
+from autellix_sgl.core.program_memory import ADMISSIONS, EVICTIONS, LRU, OFF, VALUE, WORKING_SET
 from autellix_sgl.errors import ConfigError
 
 STOCK = "none"
-OFF = "off"
-WORKING_SET = "working-set"
-ADMISSIONS = (OFF, WORKING_SET)
-LRU = "lru"
-VALUE = "value"
-EVICTIONS = (LRU, VALUE)
 
 # Our radix cache among those that SGLang knows by name.
 PROGRAM_CACHE = "autellix"

@@ -43,7 +43,29 @@ AUTHENTICATION = (
     "sglang.srt.entrypoints.http_server:_execute_server_warmup",
     "sglang.srt.runtime_context:_ConfigBag.override",
 )
+# What a radix cache of our own name is made of.
+RADIX_CACHE = (
+    "sglang.srt.mem_cache.registry:create_tree_cache",
+    "sglang.srt.mem_cache.registry:create_unified_radix_cache",
+    "sglang.srt.mem_cache.registry:register_radix_cache_backend",
+    "sglang.srt.mem_cache.registry:TreeCacheBuildContext",
+    "sglang.srt.mem_cache.evict_policy:EvictionStrategy",
+    "sglang.srt.mem_cache.unified_cache.tree_core_registry:create_tree_core",
+    "sglang.srt.mem_cache.unified_cache.tree_core_registry:register_tree_core_backend",
+    "sglang.srt.mem_cache.unified_cache.tree_core_registry:select_tree_core_backend",
+    "sglang.srt.mem_cache.unified_cache.unified_tree_core:UnifiedTreeNode",
+    "sglang.srt.mem_cache.unified_cache.unified_tree_core:UnifiedTreeCore.__init__",
+    "sglang.srt.mem_cache.unified_cache.unified_tree_core:UnifiedTreeCore._split_node",
+    "sglang.srt.mem_cache.unified_cache.unified_tree_core:UnifiedTreeCore.node_by_id",
+    "sglang.srt.mem_cache.unified_cache.components.full:FullComponent._evict_device_start",
+    "sglang.srt.mem_cache.unified_cache.components.full:FullComponent._evict_device_next_node",
+    "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache.__init__",
+    "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache.insert",
+)
 MESSAGES = (
+    "sglang.srt.managers.tokenizer_manager:TokenizerManager._dispatch_to_scheduler",
+    "sglang.srt.managers.io_struct:BaseReq",
+    "sglang.utils:TypeBasedDispatcher",
     "sglang.srt.managers.io_struct:TokenizedGenerateReqInput",
     "sglang.srt.managers.io_struct:hook_custom_types",
 )
@@ -55,6 +77,6 @@ def relied_on() -> list[str]:
     for patch in PATCHES:
         for target in (patch.target, *patch.depends):
             targets[target] = None
-    for target in (*TOKENIZER_MANAGER_METHODS, *AUTHENTICATION, *MESSAGES):
+    for target in (*TOKENIZER_MANAGER_METHODS, *AUTHENTICATION, *RADIX_CACHE, *MESSAGES):
         targets[target] = None
     return list(targets)

@@ -16,6 +16,11 @@ from autellix_sgl.core.queue import Key
 from autellix_sgl.core.returns import Returns
 from autellix_sgl.core.working_sets import WorkingSet, WorkingSets
 
+# Whose calls may run: everybody's, or those of programs whose working sets fit the pool.
+OFF, WORKING_SET = ADMISSIONS = ("off", "working-set")
+# What leaves the pool first: what was used longest ago, or what is worth least.
+LRU, VALUE = EVICTIONS = ("lru", "value")
+
 # How much the latest time between two admissions of calls counts in the mean.
 TURN_WEIGHT = 0.05
 

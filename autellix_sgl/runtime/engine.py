@@ -13,7 +13,8 @@ from sglang.srt.entrypoints.engine import Engine
 from sglang.srt.plugins import load_plugins
 from sglang.srt.server_args import ServerArgs
 
-from autellix_sgl.config import AUTO, PROGRAM_CACHE, VALUE, ProgramArgs
+from autellix_sgl.config import AUTO, PROGRAM_CACHE, ProgramArgs
+from autellix_sgl.core.program_memory import VALUE
 from autellix_sgl.errors import UnknownProgram
 from autellix_sgl.runtime import processes
 from autellix_sgl.runtime.activation import check_upstream

@@ -15,7 +15,8 @@ from sglang.srt.managers import scheduler as upstream_scheduler
 from sglang.srt.managers.detokenizer_manager import run_detokenizer_process
 from sglang.srt.server_args import PortArgs, ServerArgs
 
-from autellix_sgl.config import VALUE, ProgramArgs
+from autellix_sgl.config import ProgramArgs
+from autellix_sgl.core.program_memory import VALUE
 from autellix_sgl.runtime import wire
 from autellix_sgl.runtime.activation import activate
 from autellix_sgl.runtime.platform import uses_cpu_engine

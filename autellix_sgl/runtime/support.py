@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from autellix_sgl.config import LRU, PROGRAM_CACHE, VALUE, ProgramArgs
+from autellix_sgl.config import PROGRAM_CACHE, ProgramArgs
+from autellix_sgl.core.program_memory import LRU, VALUE
 from autellix_sgl.errors import ConfigError
 
 WAY_OUT = "Use --program-policy none for SGLang's own scheduler."

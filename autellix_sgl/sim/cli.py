@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from autellix_sgl.config import ADMISSIONS, EVICTIONS
 from autellix_sgl.core import PLACEMENTS, Levels
+from autellix_sgl.core.program_memory import ADMISSIONS, EVICTIONS
 from autellix_sgl.decision_trace import TraceWriter
 from autellix_sgl.errors import AutellixError, ConfigError
 from autellix_sgl.sim.experiments import Arrivals, Setting, compare, makespan, play, sweep

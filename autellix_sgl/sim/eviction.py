@@ -7,7 +7,7 @@ from heapq import heappop, heappush
 from typing import Protocol
 
 from autellix_sgl.core import CallScheduler
-from autellix_sgl.core.program_memory import Worth
+from autellix_sgl.core.program_memory import LRU, Worth
 from autellix_sgl.sim.branch import Branch
 from autellix_sgl.sim.seam import Scheduler
 
@@ -59,7 +59,7 @@ class LeastWorth:
 
 def eviction_order(scheduler: Scheduler, eviction: str) -> EvictionOrder:
     """The named order; by value, it is *scheduler* that says what a context is worth."""
-    if eviction == "lru" or not isinstance(scheduler, CallScheduler):
+    if eviction == LRU or not isinstance(scheduler, CallScheduler):
         return LeastRecent()
 
     def worth_of(branch: Branch) -> Worth:

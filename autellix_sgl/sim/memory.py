@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from autellix_sgl.config import ADMISSIONS, EVICTIONS
+from autellix_sgl.core.program_memory import ADMISSIONS, EVICTIONS
+from autellix_sgl.errors import ConfigError
 from autellix_sgl.sim.batch import SimCall
 from autellix_sgl.sim.branch import Branch
 from autellix_sgl.sim.experiments import Arrivals, Setting
@@ -24,7 +25,7 @@ from autellix_sgl.workloads import Workload
 
 # More than any workload writes.
 UNBOUNDED_TOKENS = 2**40
-CALLS_PER_SAMPLE = 20
+CALLS_PER_SAMPLE = 10
 
 
 def memory(
@@ -66,6 +67,8 @@ def working_set(workload: Workload, server: ServerModel) -> int:
         workload, replace(server, kv_tokens=UNBOUNDED_TOKENS), system_named("fcfs")
     )
     simulation.run()
+    if not simulation.full_ms:
+        raise ConfigError("memory: all programs start at once; let more programs come than start")
     return int(simulation.live_token_ms / simulation.full_ms)
 
 

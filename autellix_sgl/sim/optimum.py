@@ -82,7 +82,8 @@ class _Clairvoyant(PrefixCache):
         self._needed: dict[int, list[int]] = {}
         for number, use in enumerate(uses):
             if use.taken and use.branch is not None:
-                for branch, tokens in _needs(use.branch, use.length):
+                # The last token is computed in any case.
+                for branch, tokens in _needs(use.branch, use.length - 1):
                     self._needed_at.setdefault(branch.number, []).append(number)
                     self._needed.setdefault(branch.number, []).append(tokens)
 

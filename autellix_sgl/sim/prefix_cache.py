@@ -94,6 +94,16 @@ class PrefixCache:
             node = node.parent
         return 0
 
+    def unlocked(self, branch: Branch, length: int) -> int:
+        """How many of a context's first *length* tokens are in memory, and nobody runs on them."""
+        tokens = self.matched(branch, length)
+        node: Branch | None = branch
+        while node is not None:
+            if node.locks:
+                return tokens - min(tokens, node.start + node.held)
+            node = node.parent
+        return tokens
+
     def written(self, branch: Branch, length: int) -> int:
         """How many of a context's first *length* tokens have ever been in memory."""
         node: Branch | None = branch

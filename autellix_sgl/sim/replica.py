@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from autellix_sgl.core import CallStamp, Candidate, Running, StepWork
 from autellix_sgl.errors import ConfigError
 from autellix_sgl.sim.batch import DecodeBatch, SimCall
+from autellix_sgl.sim.branch import Branch
 from autellix_sgl.sim.eviction import EvictionOrder
 from autellix_sgl.sim.hardware import ServerModel
 from autellix_sgl.sim.optimum import RecordedCache
-from autellix_sgl.sim.prefix_cache import Branch, PrefixCache
+from autellix_sgl.sim.prefix_cache import PrefixCache
 from autellix_sgl.sim.seam import Scheduler, preempts
 from autellix_sgl.workloads import ProgramTrace, TracedCall
 
@@ -217,8 +218,9 @@ class Replica:
             if slots <= 0 or budget <= 0:
                 return
             call = self._known[call_id]
-            asked = self._asked_tokens(call)
-            if asked > free and self._num_running:
+            # As upstream, which locks what is cached before it looks again at what is left.
+            unlocked = self.cache.unlocked(call.branch, call.length)
+            if self._asked_tokens(call) + unlocked > free and self._num_running:
                 self._refused_for_memory = True
                 return
             before = self.cache.locked

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from autellix_sgl.core import CallScheduler, CallStamp, Levels, policy_named
-from autellix_sgl.core.program_memory import ProgramMemory
+from autellix_sgl.core.program_memory import LRU, OFF, WORKING_SET, ProgramMemory
 from autellix_sgl.core.scheduler import Recorder
 from autellix_sgl.errors import ConfigError
 from autellix_sgl.sim.hardware import ServerModel
@@ -28,13 +28,13 @@ class Tuning:
     levels: Levels = field(default_factory=lambda: Levels.geometric(12, 200.0, 2.0))
     starvation_ratio: float = 32.0
     interval: int = 4
-    program_admission: str = "off"
-    program_eviction: str = "lru"
+    program_admission: str = OFF
+    program_eviction: str = LRU
 
     def memory(self, server: ServerModel) -> ProgramMemory | None:
         """What a scheduler knows of its programs' KV; None if nothing is decided by it."""
-        admits = self.program_admission == "working-set"
-        if not admits and self.program_eviction == "lru":
+        admits = self.program_admission == WORKING_SET
+        if not admits and self.program_eviction == LRU:
             return None
         return ProgramMemory(server.kv_tokens, server.cost, admission=admits)
 

@@ -149,14 +149,23 @@ def test_a_better_program_takes_the_place_of_one_that_has_had_its_recompute_seve
     assert server.offered == [back]
 
 
-def test_a_program_of_the_same_level_takes_nobodys_place() -> None:
+def test_a_program_of_the_same_level_waits_longer_for_a_place_but_not_for_ever() -> None:
+    """600 tokens cost 60 ms to compute; equals make way after 32 times that, to who came before."""
     server = Server()
+    server.service.update(p=1e5, q=1e5)
+    for _ in range(200):
+        server.run("p", 600, ms=2)
     first = server.arrive("p", 600)
     server.admit(first)
-    server.step(300, first)
-    server.service["q"] = 300.0
-    server.arrive("q", 600)
-    assert server.offered == []
+    held = server.arrive("q", 600)
+    server.step(1400, first)
+    server.finish(first, 600)
+    again = server.arrive("p", 600)
+    assert server.offered == [again]
+    server.admit(again)
+    server.step(200, again)
+    server.calls.admit_programs()
+    assert server.offered == [held]
 
 
 def test_when_contexts_outgrow_the_pool_the_worst_program_leaves() -> None:
