@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -17,12 +18,17 @@ from autellix_sgl.errors import ConfigError
 STOCK = "none"
 AUTO = "auto"
 
+# SGLang's flag for data parallelism, and what we add to its values.
+LOAD_BALANCE_FLAG = "--load-balance-method"
+PLACEMENT_CHOICES = ("program", "program-radix")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgramArgs:
     """How programs are scheduled. Field names are the flags' without ``--program-``.
 
-    It is pickled into every process of the server, so that all of them schedule alike.
+    ``placement`` is what ``--load-balance-method`` says if that is one of ours, else None. The
+    record is pickled into every process of the server, so that all of them schedule alike.
     """
 
     policy: str = "atlas"
@@ -35,10 +41,17 @@ class ProgramArgs:
     max_programs: int = 100_000
     cost_model: str = AUTO
     trace: str | None = None
+    carry_service: bool = False
+    placement: str | None = None
 
     def __post_init__(self) -> None:
         if self.policy != STOCK:
             policy_named(self.policy)
+        elif self.placement is not None:
+            raise ConfigError(
+                f"{LOAD_BALANCE_FLAG} {self.placement} needs program scheduling, which "
+                f"--program-policy {STOCK} switches off"
+            )
         for name in ("first_quantum_ms", "lease_s"):
             _require(name, getattr(self, name), above=0)
         _require("quantum_growth", self.quantum_growth, at_least=1)
@@ -62,8 +75,12 @@ class ProgramArgs:
         return CostModel() if self.cost_model == AUTO else load_cost_model(Path(self.cost_model))
 
     @classmethod
-    def from_namespace(cls, namespace: argparse.Namespace) -> ProgramArgs:
-        return cls(**{f.name: getattr(namespace, f"program_{f.name}") for f in fields(cls)})
+    def from_namespace(
+        cls, namespace: argparse.Namespace, *, placement: str | None = None
+    ) -> ProgramArgs:
+        names = [field.name for field in fields(cls) if field.name != "placement"]
+        flags = {name: getattr(namespace, f"program_{name}") for name in names}
+        return cls(**flags, placement=placement)
 
 
 def _require(
@@ -76,6 +93,25 @@ def _require(
         raise ConfigError(f"{flag} must be at least {at_least:g}, got {value:g}")
     if math.isinf(value):
         raise ConfigError(f"{flag} must be finite")
+
+
+def take_placement(argv: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The value of ``--load-balance-method`` if it is one of ours, and *argv* without it then."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(LOAD_BALANCE_FLAG, dest="method")
+    known, rest = parser.parse_known_args(argv)
+    return (known.method, rest) if known.method in PLACEMENT_CHOICES else (None, list(argv))
+
+
+def add_placement_choices(parser: argparse.ArgumentParser) -> None:
+    """Let SGLang's ``--load-balance-method`` of *parser* take our values too, and say so."""
+    (action,) = (a for a in parser._actions if LOAD_BALANCE_FLAG in a.option_strings)
+    action.choices = [*(action.choices or ()), *PLACEMENT_CHOICES]
+    action.help = (
+        f"{action.help} program: a call of more than 2048 tokens goes to its program's replica, a "
+        "shorter one to the least used; program-radix: to where the prefix it can reuse is worth "
+        "more than the wait."
+    )
 
 
 def load_cost_model(path: Path) -> CostModel:
@@ -171,6 +207,13 @@ def add_program_arguments(parser: argparse.ArgumentParser) -> None:
         help="How service is charged. auto: measure this machine at start-up; FILE: a JSON object "
         "with base_ms, per_prefill_token_ms, per_decode_call_ms, per_context_token_ms. "
         "Default: %(default)s.",
+    )
+    group.add_argument(
+        "--program-carry-service",
+        action="store_true",
+        help="For one of several servers behind a gateway: take what service a program has had at "
+        "the others from the request's program.service_ms, and say what it has had in the "
+        "response header x-program-service-ms.",
     )
     group.add_argument(
         "--program-trace",

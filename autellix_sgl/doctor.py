@@ -205,6 +205,7 @@ def examine_server(url: str, api_key: str | None = None) -> ServerReport:
     programs = [state.get("program") for state in states if isinstance(state, dict)]
     replicas = [_without_samples(program) for program in programs if isinstance(program, dict)]
     problems = list(_problems_of(replicas, num_states=len(states), tp_size=info.get("tp_size")))
+    problems += _problems_of_count(len(states), dp_size=info.get("dp_size"))
     return ServerReport(
         url=url,
         sglang=str(info.get("version", "unknown")),
@@ -229,6 +230,13 @@ def _problems_of(
     for number, replica in enumerate(replicas):
         for problem in _problems_of_ranks(_processes(replica), tp_size):
             yield f"{_replica_name(replica, number)}: {problem}"
+        if len(set(replica.get("digests") or ())) > 1:
+            yield f"{_replica_name(replica, number)}: its ranks have decided differently"
+
+
+def _problems_of_count(num_states: int, *, dp_size: object) -> Iterator[str]:
+    if isinstance(dp_size, int) and num_states < dp_size:
+        yield f"{num_states} of {dp_size} replicas are left; start the server again to have all"
 
 
 def _problems_of_ranks(processes: Sequence[Mapping[str, Any]], tp_size: object) -> Iterator[str]:

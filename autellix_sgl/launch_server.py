@@ -20,7 +20,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import autellix_sgl.runtime  # noqa: F401 (its import prepares this process and its children)
-from autellix_sgl.config import ProgramArgs, add_program_arguments
+from autellix_sgl.config import (
+    ProgramArgs,
+    add_placement_choices,
+    add_program_arguments,
+    take_placement,
+)
 from autellix_sgl.errors import ActivationError, AutellixError, ConfigError
 from autellix_sgl.runtime.platform import uses_cpu_engine
 from autellix_sgl.server_defaults import flag_value, server_defaults
@@ -54,6 +59,7 @@ def build_argument_parser() -> argparse.ArgumentParser:
     )
     add_program_arguments(parser)
     ServerArgs.add_cli_args(parser)
+    add_placement_choices(parser)
     return parser
 
 
@@ -64,7 +70,8 @@ def parse_program_args(argv: Sequence[str]) -> tuple[ProgramArgs, list[str]]:
     )
     add_program_arguments(parser)
     namespace, rest = parser.parse_known_args(argv)
-    args = ProgramArgs.from_namespace(namespace)
+    placement, rest = take_placement(rest)
+    args = ProgramArgs.from_namespace(namespace, placement=placement)
     args.initial_cost_model()  # a bad file is found now, not in a scheduler process
     return args, rest
 

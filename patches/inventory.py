@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from autellix_sgl.patches import (
+    controller_process,
+    controller_wait,
     cpu_last_loc,
     cpu_paged_allocator,
     cpu_support_triton,
@@ -15,7 +17,11 @@ PATCHES: tuple[Patch, ...] = (
     cpu_paged_allocator.PATCH,
     cpu_support_triton.PATCH,
     cpu_last_loc.PATCH,
+    controller_process.PATCH,
+    controller_wait.PATCH,
 )
+
+CONTROL = "sglang.srt.managers.tokenizer_control_mixin"
 
 # Overridden through seams that need no patch: the launcher's own arguments.
 TOKENIZER_MANAGER_METHODS = tuple(
@@ -34,6 +40,25 @@ TOKENIZER_MANAGER_METHODS = tuple(
         "auto_create_handle_loop",
     )
 )
+# What placement relies on: routing by the request's own field, and control requests that can be
+# told to expect fewer answers.
+DATA_PARALLEL = (
+    *(
+        f"sglang.srt.managers.data_parallel_controller:DataParallelController.{method}"
+        for method in (
+            "launch_dp_schedulers",
+            "dispatching_with_trace",
+            "maybe_external_dp_rank_routing",
+            "round_robin_scheduler",
+            "update_active_ranks",
+            "send_control_message",
+        )
+    ),
+    "sglang.srt.managers.communicator:FanOutCommunicator",
+    f"{CONTROL}:TokenizerControlMixin.update_control_communicator_fan_out",
+    "sglang.srt.managers.tokenizer_manager:TokenizerManager.update_active_ranks",
+    "sglang.srt.managers.tokenizer_manager:TokenizerManager._handle_abort_finish_reason",
+)
 MESSAGES = (
     "sglang.srt.managers.io_struct:TokenizedGenerateReqInput",
     "sglang.srt.managers.io_struct:hook_custom_types",
@@ -46,6 +71,6 @@ def relied_on() -> list[str]:
     for patch in PATCHES:
         for target in (patch.target, *patch.depends):
             targets[target] = None
-    for target in (*TOKENIZER_MANAGER_METHODS, *MESSAGES):
+    for target in (*TOKENIZER_MANAGER_METHODS, *DATA_PARALLEL, *MESSAGES):
         targets[target] = None
     return list(targets)

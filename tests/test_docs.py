@@ -15,6 +15,7 @@ from autellix_sgl import config
 from autellix_sgl.core import POLICIES, CallStatistics, Levels, TableStatistics
 from autellix_sgl.runtime.metrics import (
     PREFIX,
+    REPLICA_GAUGES,
     SCHEDULER_COUNTERS,
     SCHEDULER_GAUGES,
     TABLE_COUNTERS,
@@ -61,6 +62,7 @@ def test_every_flag_is_in_the_readme_with_its_default(flag: str) -> None:
     field = flag.removeprefix("--program-").replace("-", "_")
     default = getattr(config.ProgramArgs(), field)
     shown = "" if default is None else f"{default:g}" if isinstance(default, float) else default
+    shown = "off" if default is False else shown
     assert rows[0].split("|")[2].strip().strip("`") == str(shown)
 
 
@@ -101,7 +103,11 @@ def test_the_table_of_levels_is_what_the_defaults_give() -> None:
 
 @pytest.mark.parametrize(
     "series",
-    [name for names in (SCHEDULER_GAUGES, TABLE_GAUGES) for name, _ in names.values()]
+    [
+        name
+        for names in (SCHEDULER_GAUGES, TABLE_GAUGES, REPLICA_GAUGES)
+        for name, _ in names.values()
+    ]
     + [f"{name}_total" for name, _ in SCHEDULER_COUNTERS.values()]
     + [f"{name}_total" for name, _ in TABLE_COUNTERS.values()],
 )

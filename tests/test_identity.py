@@ -23,6 +23,18 @@ def test_our_field_says_program_thread_and_end() -> None:
     assert identity(program={"id": "a"}) == Identity("a")
 
 
+def test_our_field_brings_the_service_from_elsewhere() -> None:
+    """A number of milliseconds; what is none is refused by name."""
+    assert identity(program={"id": "a", "service_ms": 12}).service_ms == 12.0
+    assert identity(program={"id": "a"}).service_ms == 0
+    for bad in (-1, "12", None, True, []):
+        with pytest.raises(InvalidProgram, match=r"program\.service_ms"):
+            identity(program={"id": "a", "service_ms": bad})
+    for literal in (b"NaN", b"Infinity"):
+        body = b'{"program": {"id": "a", "service_ms": ' + literal + b"}}"
+        assert identity_of_body(body) == ANONYMOUS  # no JSON: the endpoint's to refuse
+
+
 def test_a_session_id_names_a_program() -> None:
     """SGLang's own field; beside ours it must agree."""
     assert identity(session_id="s") == Identity("s")
@@ -51,7 +63,7 @@ def test_an_unnamed_request_gets_a_transient_program() -> None:
 
 
 SCALAR = st.none() | st.booleans() | st.integers() | st.sampled_from(["", "a", "a" * 300, "\n"])
-OBJECT = st.dictionaries(st.sampled_from(["id", "thread", "end", "other"]), SCALAR)
+OBJECT = st.dictionaries(st.sampled_from(["id", "thread", "end", "service_ms", "other"]), SCALAR)
 
 
 @given(st.fixed_dictionaries({}, optional={"program": SCALAR | OBJECT, "session_id": SCALAR}))

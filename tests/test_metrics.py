@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -151,6 +152,14 @@ def test_the_table_is_shown(registry: CollectorRegistry, table_metrics: TableMet
     assert value(registry, "programs_evicted_total", TABLE) == 2
     assert value(registry, "programs_ended_total", TABLE) == 1
     assert value(registry, "calls_completed_total", TABLE) == 3
+
+
+def test_the_replicas_that_are_left_are_shown(
+    registry: CollectorRegistry, table_metrics: TableMetrics
+) -> None:
+    """So that an alert can be set on it: the server goes on without those that died."""
+    table_metrics.publish_replicas(SimpleNamespace(live=3))  # type: ignore[arg-type]
+    assert value(registry, "replicas", TABLE) == 3
 
 
 def test_a_lapse_is_counted_once(registry: CollectorRegistry, table_metrics: TableMetrics) -> None:

@@ -116,13 +116,20 @@ class ProcessTable:
         thread: str = "",
         transient: bool = False,
         ends_program: bool = False,
+        attained_ms: float = 0.0,
     ) -> CallStamp:
-        """A call entered the system: open its program if needed and stamp the call."""
+        """A call entered the system: open its program if needed and stamp the call.
+
+        *attained_ms*: the program has had this much service elsewhere, this server's included. It
+        never takes away what is known here, so it may be told twice or late.
+        """
         if call_id in self._calls:
             raise UnknownCall(call_id, "arrived twice")
         program = self._programs.get(program_id)
         if program is None:
             program = self._open(program_id, now=now, transient=transient)
+        program.service_ms = max(program.service_ms, attained_ms)
+        program.total_service_ms = max(program.total_service_ms, attained_ms)
         call = ActiveCall(call_id, program_id, thread, now, program.service_ms, ends_program)
         self._calls[call_id] = call
         program.active[call_id] = call

@@ -1,12 +1,13 @@
 """Which program, and which thread of it, does a request belong to?
 
 Read from the JSON body, once, before the request is handled: ``program`` (an object with ``id``,
-``thread``, ``end``) or SGLang's own ``session_id``. A request that names none is a program of one
-call.
+``thread``, ``end``, ``service_ms``) or SGLang's own ``session_id``. A request that names none is a
+program of one call.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +17,7 @@ import orjson
 from autellix_sgl.errors import InvalidProgram
 
 MAX_ID_CHARACTERS = 256
-PROGRAM_FIELDS = ("id", "thread", "end")
+PROGRAM_FIELDS = ("id", "thread", "end", "service_ms")
 
 # Bodies without these bytes name no program; looking is far cheaper than parsing a long prompt. A
 # prompt that contains the words has its quotes escaped, so it does not match.
@@ -28,12 +29,14 @@ class Identity:
     """What a request said of its program.
 
     ``program`` None: it said nothing. ``transient``: the program ends with the request's calls.
+    ``service_ms``: what the program has had at other servers.
     """
 
     program: str | None = None
     thread: str = ""
     end: bool = False
     transient: bool = False
+    service_ms: float = 0.0
 
     def for_prompt(self, index: int) -> Identity:
         """The identity of one prompt of a batch: the same program, a thread of its own."""
@@ -83,6 +86,7 @@ def identity_of_fields(fields: Mapping[str, Any]) -> Identity:
         check_id("program.id", program["id"]),
         check_id("program.thread", thread) if thread is not None else "",
         end,
+        service_ms=check_service("program.service_ms", program.get("service_ms", 0.0)),
     )
     if session_id is not None and session_id != identity.program:
         raise InvalidProgram("session_id", "names another program than program.id")
@@ -100,3 +104,12 @@ def check_id(field: str, value: object) -> str:
     if not value.isprintable():
         raise InvalidProgram(field, "must have printable characters only")
     return value
+
+
+def check_service(field: str, value: object) -> float:
+    """*value* if it is a finite number of milliseconds >= 0; raises InvalidProgram for *field*."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidProgram(field, f"must be a number, got {type(value).__name__}")
+    if not 0 <= value < math.inf:
+        raise InvalidProgram(field, f"must be finite and at least 0, got {value}")
+    return float(value)

@@ -21,6 +21,7 @@ from autellix_sgl.runtime.scheduler_counters import SchedulerCounters
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+    from autellix_sgl.runtime.replicas import Replicas
     from autellix_sgl.runtime.wire import CallReport
 
 Series = TypeVar("Series", "Gauge", "Counter", "Histogram")
@@ -55,6 +56,9 @@ TABLE_GAUGES: Names = {
     "programs": ("programs", "Live programs."),
     "idle_programs": ("programs_idle", "Live programs without a call in the system."),
     "active_calls": ("active_calls", "Calls in the system, over all replicas."),
+}
+REPLICA_GAUGES: Names = {
+    "live": ("replicas", "Replicas that are alive."),
 }
 TABLE_COUNTERS: Names = {
     "opened": ("programs_opened", "Programs that made their first call."),
@@ -111,6 +115,7 @@ class TableMetrics:
             WAIT_BUCKETS_S,
             "replica",
         )
+        self._live = self._factory.gauges(REPLICA_GAUGES)
         self._published: TableStatistics | None = None
 
     def observe(self, report: CallReport) -> None:
@@ -123,6 +128,10 @@ class TableMetrics:
         if statistics != self._published:
             self._published = statistics
             _publish(statistics, self._gauges, self._totals)
+
+    def publish_replicas(self, replicas: Replicas) -> None:
+        """Say how many are left."""
+        _publish(replicas, self._live, {})
 
 
 class _Total:

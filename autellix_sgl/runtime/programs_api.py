@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from autellix_sgl.core import Program
 from autellix_sgl.errors import InvalidProgram, UnknownProgram
 from autellix_sgl.runtime.identity import check_id, identity_of_body
+from autellix_sgl.runtime.service_header import ServiceHeaderMiddleware
 from autellix_sgl.runtime.tokenizer_manager import (
     IDENTITY_ATTRIBUTE,
     ProgramTokenizerManager,
@@ -97,6 +98,8 @@ def _bad_request(error: InvalidProgram) -> JSONResponse:
 def install(app: FastAPI, manager: ProgramTokenizerManager) -> None:
     """Add the middleware and the ``/v1/programs`` routes for *manager* to SGLang's app."""
     app.add_middleware(IdentityMiddleware)
+    if manager.program_args.carry_service:
+        app.add_middleware(ServiceHeaderMiddleware, service_of=manager.service_of)
 
     @app.get("/v1/programs", tags=["programs"])
     async def list_programs(

@@ -15,9 +15,10 @@ decide: all tensor-parallel ranks see the same messages and batches, so they dec
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from sglang.srt.managers.io_struct import (
@@ -49,6 +50,7 @@ from autellix_sgl.core.queue import Key
 from autellix_sgl.core.scheduler import statistics_of
 from autellix_sgl.decision_trace import TraceWriter
 from autellix_sgl.runtime.activation import ProcessReport
+from autellix_sgl.runtime.decision_digest import DecisionDigest
 from autellix_sgl.runtime.metrics import SchedulerMetrics
 from autellix_sgl.runtime.output_streamer import ProgramOutputStreamer
 from autellix_sgl.runtime.preemption import (
@@ -65,6 +67,8 @@ from autellix_sgl.runtime.waiting import AdmissionWindow, WaitingCalls
 from autellix_sgl.runtime.wire import CallReport, ProgramGenerateReqInput
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Candidates beyond the free slots that admission may look at: a few for lpm to choose among, more
 # when upstream may pass over requests whose LoRA adapter is not loaded.
@@ -92,9 +96,11 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
         self._computed: dict[str, int] = {}
         self._recomputed: dict[str, int] = {}
         self._refused_for_memory = False
+        self._address = port_args.scheduler_input_ipc_name
         self.counters = SchedulerCounters()
+        self.digest = DecisionDigest()
         super().__init__(server_args, port_args)
-        self.process_reports = self._gather_reports(report)
+        self.process_reports = self._gather(report)
         self.metrics = self._make_metrics()
 
     # -- construction ---------------------------------------------------------------------------
@@ -150,13 +156,16 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
         """Whether this rank is the one that talks to the other processes."""
         return bool(get_parallel().attn_tp_rank == 0)
 
-    def _gather_reports(self, mine: ProcessReport) -> list[ProcessReport]:
-        """Every tensor-parallel rank's activation report, so that rank 0 can answer for all."""
+    def _gather(self, mine: T) -> list[T]:
+        """What every tensor-parallel rank has here, so that rank 0 can answer for all.
+
+        All ranks must come to this at the same point of the same loop.
+        """
         if get_parallel().tp_size == 1:
             return [mine]
-        reports: list[ProcessReport] = [mine] * get_parallel().tp_size
-        torch.distributed.all_gather_object(reports, mine, group=self.tp_cpu_group)
-        return reports
+        every: list[T] = [mine] * get_parallel().tp_size
+        torch.distributed.all_gather_object(every, mine, group=self.tp_cpu_group)
+        return every
 
     def _make_metrics(self) -> SchedulerMetrics | None:
         if not (self.metrics_reporter.enable_metrics and self._is_leader):
@@ -301,6 +310,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
         )
         victims = [by_id[rid] for rid in chosen]
         if victims:
+            self.digest.taken_out(chosen)
             self._remember_computed(victims)
             preempt(running_batch, victims)
         elif self._refused_for_memory:
@@ -382,6 +392,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
         ):
             return []
         self.chunked_req: Req | None = None
+        self.digest.taken_out([req.rid])
         self._remember_computed([req])
         release_into_tree(req, self.tree_cache)
         self.counters.parked_prefills += 1
@@ -415,6 +426,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
             if not candidates:
                 break  # upstream's retraction knows what to do with the rest
             worst = max(candidates, key=lambda r: self.calls.call(r.rid).key)
+            self.digest.taken_out([worst.rid])
             self._remember_computed([worst])
             preempt(batch, [worst])
             victims.append(worst)
@@ -431,6 +443,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
     def run_batch(self, batch: ScheduleBatch, pp_proxy_tensors: Any = None) -> Any:
         work = work_of(batch)
         self.calls.step(work)
+        self.digest.stepped(work, self.calls.clock_ms)
         self.step_clock.launched(work)
         result = super().run_batch(batch, pp_proxy_tensors)
         if self.step_clock.synchronous:
@@ -453,6 +466,19 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
 
     # -- control --------------------------------------------------------------------------------
 
+    def run_event_loop(self) -> None:
+        """Run until shutdown. A replica that is watched from the main process fails alone.
+
+        Upstream ends the whole server on an exception in one scheduler.
+        """
+        try:
+            super().run_event_loop()
+        except Exception:
+            if self.program_args.placement is None:
+                raise
+            logger.exception("Replica %d has failed; its process ends.", self._replica)
+            os._exit(1)
+
     def set_internal_state(self, recv_req: SetInternalStateReq) -> SetInternalStateReqOutput:
         fields = recv_req.server_args
         if not fields or not all(name.startswith(COST_KEY_PREFIX) for name in fields):
@@ -467,8 +493,10 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
         return SetInternalStateReqOutput(updated=True)
 
     def get_internal_state(self, recv_req: GetInternalStateReq) -> GetInternalStateReqOutput:
+        # A control request reaches every rank in the same turn of its loop.
+        digests = self._gather(self.digest.value)
         output = super().get_internal_state(recv_req)
-        output.internal_state["program"] = self.program_state()
+        output.internal_state["program"] = {**self.program_state(), "digests": digests}
         return output
 
     def program_state(self) -> dict[str, Any]:
@@ -476,6 +504,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
         calls = self.calls
         return {
             "replica": self._replica,
+            "address": self._address,
             "policy": calls.policy.name,
             "levels": list(calls.levels.describe()),
             "starvation_ratio": calls.starvation_ratio,

@@ -12,7 +12,6 @@ from sglang.srt.server_args import PortArgs, ServerArgs
 
 from autellix_sgl.config import AUTO, ProgramArgs
 from autellix_sgl.runtime import processes, programs_api
-from autellix_sgl.runtime.activation import check_upstream
 from autellix_sgl.runtime.calibration import calibrate_from_thread
 from autellix_sgl.runtime.support import check_supported
 from autellix_sgl.runtime.tokenizer_manager import ProgramTokenizerManager
@@ -36,7 +35,7 @@ def launch(
         return
     server_args.resolve_once()
     check_supported(resolving_view(server_args), program_args)
-    check_upstream()
+    processes.activate_main()
     http_server.launch_server(
         server_args,
         init_tokenizer_manager_func=partial(_init_tokenizer_manager, program_args),

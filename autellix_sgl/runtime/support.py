@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from autellix_sgl.config import ProgramArgs
+from autellix_sgl.config import LOAD_BALANCE_FLAG, ProgramArgs
 from autellix_sgl.errors import ConfigError
 
 WAY_OUT = "Use --program-policy none for SGLang's own scheduler."
@@ -96,6 +96,15 @@ REFUSALS = (
 )
 
 
+PLACEMENT_REFUSALS = (
+    Refusal(
+        "--nnodes",
+        lambda c: c.nnodes > 1,
+        "the processes of every replica are watched from the main process",
+    ),
+)
+
+
 def check_supported(config: Any, args: ProgramArgs) -> None:
     """Raise ConfigError for the first unsupported mode in *config* (resolved ServerArgs)."""
     from sglang.srt.environ import envs
@@ -107,6 +116,12 @@ def check_supported(config: Any, args: ProgramArgs) -> None:
             raise ConfigError(
                 f"{refusal.mode} does not go with --program-policy {args.policy}: "
                 f"{refusal.reason}. {WAY_OUT}"
+            )
+    for refusal in PLACEMENT_REFUSALS if args.placement else ():
+        if refusal.applies(config):
+            raise ConfigError(
+                f"{refusal.mode} does not go with {LOAD_BALANCE_FLAG} {args.placement}: "
+                f"{refusal.reason}. Use one of SGLang's own methods."
             )
     if envs.SGLANG_RUST_SERVER.get():
         raise ConfigError(

@@ -17,12 +17,15 @@ from sglang.srt.managers.io_struct import (
     TokenizedGenerateReqInput,
 )
 from sglang.srt.managers.tokenizer_manager import ReqState, TokenizerManager
+from sglang.srt.runtime_context import get_parallel
 from sglang.srt.server_args import PortArgs, ServerArgs
+from starlette.types import Scope
 
 from autellix_sgl.config import ProgramArgs
 from autellix_sgl.core import CallStatistics, ProcessTable
 from autellix_sgl.runtime.identity import ANONYMOUS, Identity
 from autellix_sgl.runtime.metrics import TABLE_PERIOD_S, TableMetrics
+from autellix_sgl.runtime.replicas import Replicas
 from autellix_sgl.runtime.wire import REPORT_KEY, CallReport, ProgramGenerateReqInput, ProgramTag
 
 # Where an identity is kept on SGLang's request object, from the endpoint to the send.
@@ -56,6 +59,15 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
         self.program_metrics = (
             TableMetrics(model=self.served_model_name) if self.enable_metrics else None
         )
+        self.replicas = self._make_replicas()
+
+    def _make_replicas(self) -> Replicas | None:
+        """The placement of calls on replicas, None if there is one replica or SGLang places."""
+        count = get_parallel().dp_size
+        policy = self.program_args.placement
+        if policy is None or count == 1:
+            return None
+        return Replicas(self, policy, count, self.program_args.initial_cost_model())
 
     # -- in: from the endpoint to the scheduler -------------------------------------------------
 
@@ -89,9 +101,13 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
             return
         tag = self._arrive(rid, identity_of(self.rid_to_state[rid].obj).or_own(rid))
         try:
+            if self.replicas is not None:
+                self.replicas.place(tokenized_obj, self.table.program(tag.program).footprint)
             await super()._send_one_request(ProgramGenerateReqInput.of(tokenized_obj, tag))
         except BaseException:
             self.table.abort(rid, now=time.time())
+            if self.replicas is not None:
+                self.replicas.abort(rid)
             raise
 
     async def _send_batch_request(
@@ -110,8 +126,16 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
                 thread=identity.thread,
                 transient=identity.transient,
                 ends_program=identity.end,
+                attained_ms=identity.service_ms if self.program_args.carry_service else 0.0,
             )
         )
+
+    def service_of(self, scope: Scope) -> float | None:
+        """The service, ms, of the program that an HTTP request named, None if it is not live."""
+        identity = scope.get(IDENTITY_ATTRIBUTE, ANONYMOUS)
+        if identity.program is None or identity.program not in self.table:
+            return None
+        return self.table.program(identity.program).service_ms
 
     # -- out: from the scheduler to the endpoint ------------------------------------------------
 
@@ -146,11 +170,14 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
         )
         settle = self.table.abort if aborted else self.table.complete
         settle(rid, statistics=statistics, now=time.time(), engine=report.replica)
+        if self.replicas is not None:
+            self.replicas.leave(meta_info, aborted=aborted)
         if self.program_metrics is not None:
             self.program_metrics.observe(report)
         meta_info["program"] = {
             "id": call.program,
             "thread": call.thread,
+            "replica": report.replica,
             "level": report.level,
             "priority_ms": call.priority_ms,
             "service_ms": report.service_ms,
@@ -167,6 +194,8 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
         super()._handle_abort_req(recv_obj)
         if recv_obj.rid is not None and self.table.has_call(recv_obj.rid):
             self.table.abort(recv_obj.rid, now=time.time())
+            if self.replicas is not None:
+                self.replicas.abort(recv_obj.rid)
 
     # -- leases ---------------------------------------------------------------------------------
 
@@ -175,6 +204,8 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
         super().auto_create_handle_loop()
         if starting:
             self.asyncio_tasks.add(self.event_loop.create_task(self._expire_leases()))
+            if self.replicas is not None:
+                self.asyncio_tasks.add(self.event_loop.create_task(self.replicas.watch()))
             if self.program_metrics is not None:
                 publishing = self._publish_metrics(self.program_metrics)
                 self.asyncio_tasks.add(self.event_loop.create_task(publishing))
@@ -187,6 +218,8 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
     async def _publish_metrics(self, metrics: TableMetrics) -> None:
         while True:
             metrics.publish(self.table.statistics())
+            if self.replicas is not None:
+                metrics.publish_replicas(self.replicas)
             await asyncio.sleep(TABLE_PERIOD_S)
 
 

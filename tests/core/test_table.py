@@ -47,6 +47,19 @@ def test_atlas_equals_plas_on_a_single_threaded_program(services: list[float]) -
             t.complete(f"c{i}", spent(service), now=i)
 
 
+def test_service_is_carried_from_another_table() -> None:
+    """A program that comes from elsewhere goes on where it was; an old number changes nothing."""
+    here, there = table("plas"), table("plas")
+    here.arrive("a", "A", now=0)
+    here.complete("a", spent(50), now=1)
+    carried_ms = here.program("A").service_ms
+    stamp = there.arrive("b", "A", now=2, attained_ms=carried_ms)
+    assert (stamp.priority_ms, stamp.program_service_ms) == (50, 50)
+    there.complete("b", spent(20), now=3)
+    assert there.arrive("c", "A", now=4, attained_ms=carried_ms).priority_ms == 70
+    assert here.arrive("d", "A", now=5, attained_ms=70).priority_ms == 70
+
+
 def test_a_program_ends_with_the_call_that_says_so() -> None:
     """It goes when its last active call has left, not before."""
     t = table()

@@ -89,7 +89,7 @@ async def aborting_client(url: str, number: int) -> None:
             await call(client, url, body)
 
 
-def storm(server: Server, *, aborting: int = 0) -> list[Outcome]:
+def storm(server: Server, *, programs: int = PROGRAMS, aborting: int = 0) -> list[Outcome]:
     """Run all programs at once (and some clients that give up); outcomes by program and call."""
 
     async def run() -> Iterable[list[Outcome]]:
@@ -99,7 +99,7 @@ def storm(server: Server, *, aborting: int = 0) -> list[Outcome]:
                 asyncio.create_task(aborting_client(server.url, i)) for i in range(aborting)
             ]
             results = await asyncio.gather(
-                *(program(client, server.url, i) for i in range(PROGRAMS))
+                *(program(client, server.url, i) for i in range(programs))
             )
             await asyncio.gather(*quitters)
             return results
