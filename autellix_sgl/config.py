@@ -41,7 +41,7 @@ class ProgramArgs:
     max_programs: int = 100_000
     cost_model: str = AUTO
     trace: str | None = None
-    carry_service: bool = False
+    tenants: str | None = None
     placement: str | None = None
 
     def __post_init__(self) -> None:
@@ -58,6 +58,11 @@ class ProgramArgs:
         _require("starvation_ratio", self.starvation_ratio, at_least=0)
         for name in ("levels", "schedule_interval", "max_programs"):
             _require(name, getattr(self, name), at_least=1)
+        if self.stock and self.tenants is not None:
+            raise ConfigError(
+                "--program-tenants does not go with --program-policy none: SGLang's own server "
+                "would not ask for the tenants' keys"
+            )
 
     @property
     def stock(self) -> bool:
@@ -136,8 +141,8 @@ def add_program_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "program scheduling",
         "A program is one agent run: all its calls to the model. Calls of programs that have had "
-        "little service go first. A call names its program by the body's `program` or "
-        "`session_id`; one that names none is a program of its own.",
+        "little service go first. A call names its program by the body's `program`, or by one of "
+        "the headers and fields that agents send already; one that names none is its own program.",
     )
     group.add_argument(
         "--program-policy",
@@ -209,16 +214,16 @@ def add_program_arguments(parser: argparse.ArgumentParser) -> None:
         "Default: %(default)s.",
     )
     group.add_argument(
-        "--program-carry-service",
-        action="store_true",
-        help="For one of several servers behind a gateway: take what service a program has had at "
-        "the others from the request's program.service_ms, and say what it has had in the "
-        "response header x-program-service-ms.",
-    )
-    group.add_argument(
         "--program-trace",
         default=default.trace,
         metavar="FILE",
         help="Write every scheduling event and decision to FILE as JSON lines (one file a replica: "
         "the replica's number is appended when there are several).",
+    )
+    group.add_argument(
+        "--program-tenants",
+        default=default.tenants,
+        metavar="FILE",
+        help="API keys by tenant, in place of --api-key: a JSON object of names and keys. Tenants "
+        "do not see each other's programs. Needs --admin-api-key.",
     )

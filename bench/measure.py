@@ -37,7 +37,7 @@ from bench.records import (
     recorder,
 )
 from bench.replay import Call, Prompts, ReplayError, replay
-from bench.report_file import command_line, machine
+from bench.report_file import command_line, machine, without_place
 from bench.servers import RunningServer, free_port, launched
 from bench.summary import summarize
 from bench.systems import System
@@ -158,7 +158,7 @@ def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Pat
 def _server_command(run: Run) -> str:
     """The server's command line with the paths of this machine cut to their last part."""
     words = run.system.engine.command(run.setting.server, run.system.flags, 0)
-    return " ".join(Path(word).name if Path(word).is_absolute() else word for word in words)
+    return " ".join(map(without_place, words))
 
 
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:

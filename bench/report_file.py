@@ -26,10 +26,15 @@ def add_output_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def command_line() -> str:
-    """This command as a reader would type it."""
+    """This command as a reader would type it; of a path of this machine, only the last part."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     program = f"python -m {spec.name}" if spec else f"python {Path(sys.argv[0]).name}"
-    return f"{program} {shlex.join(sys.argv[1:])}".strip()
+    return f"{program} {shlex.join(map(without_place, sys.argv[1:]))}".strip()
+
+
+def without_place(word: str) -> str:
+    """*word*, or the last part of an absolute path."""
+    return Path(word).name if Path(word).is_absolute() else word
 
 
 def machine() -> dict[str, Any]:

@@ -36,6 +36,7 @@ TOKENIZER_MANAGER_METHODS = tuple(
         "_handle_batch_request",
         "_handle_abort_req",
         "_release_req_states_on_failure",
+        "abort_request",
         "update_request_meta_info",
         "auto_create_handle_loop",
     )
@@ -59,6 +60,14 @@ DATA_PARALLEL = (
     "sglang.srt.managers.tokenizer_manager:TokenizerManager.update_active_ranks",
     "sglang.srt.managers.tokenizer_manager:TokenizerManager._handle_abort_finish_reason",
 )
+# Who is let in where, and what the server needs to call itself, on a server with tenants.
+AUTHENTICATION = (
+    "sglang.srt.utils.auth:decide_request_auth",
+    "sglang.srt.utils.auth:add_api_key_middleware",
+    "sglang.srt.entrypoints.http_server:_setup_and_run_http_server",
+    "sglang.srt.entrypoints.http_server:_execute_server_warmup",
+    "sglang.srt.runtime_context:_ConfigBag.override",
+)
 MESSAGES = (
     "sglang.srt.managers.io_struct:TokenizedGenerateReqInput",
     "sglang.srt.managers.io_struct:hook_custom_types",
@@ -71,6 +80,6 @@ def relied_on() -> list[str]:
     for patch in PATCHES:
         for target in (patch.target, *patch.depends):
             targets[target] = None
-    for target in (*TOKENIZER_MANAGER_METHODS, *DATA_PARALLEL, *MESSAGES):
+    for target in (*TOKENIZER_MANAGER_METHODS, *AUTHENTICATION, *DATA_PARALLEL, *MESSAGES):
         targets[target] = None
     return list(targets)

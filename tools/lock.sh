@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Resolve the extras `cpu` and `dev` of pyproject.toml anew and write requirements/cpu.lock.
+# Resolve the extras `cpu`, `dev` and `examples` of pyproject.toml anew and write requirements/cpu.lock.
 #
 # For whoever changes a dependency: `tools/lock.sh [python3.11]`, then read the diff. Takes minutes.
 set -euo pipefail
@@ -20,7 +20,7 @@ import tomllib
 
 with open("pyproject.toml", "rb") as file:
     extras = tomllib.load(file)["project"]["optional-dependencies"]
-print(*extras["cpu"], *extras["dev"], sep="\n")
+print(*extras["cpu"], *extras["dev"], *extras["examples"], sep="\n")
 PYTHON
 pip install --requirement "$scratch/requirements.txt"
 

@@ -4,15 +4,19 @@ It lives in the one process that sees every arrival and every completion, so any
 share it and all ranks read the same stamp. Two clocks meet here: service and wait are modelled
 milliseconds reported by the schedulers; ``now`` is the caller's wall clock in seconds, used only
 for leases and for showing.
+
+Programs belong to tenants. The same id under two tenants is two programs, and who asks for one
+says whose. A server without tenants has one, with the empty name.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from autellix_sgl.core.footprint import Footprint
+from autellix_sgl.core.lineage import Key, Lineage
 from autellix_sgl.core.model import CallStamp, CallStatistics
 from autellix_sgl.core.policies import Policy
 from autellix_sgl.errors import ConfigError, UnknownCall, UnknownProgram
@@ -26,6 +30,7 @@ class ActiveCall:
     """A call in the system. ``arrived_at`` is wall clock, ``priority_ms`` the p(c) it was given."""
 
     id: str
+    tenant: str
     program: str
     thread: str
     arrived_at: float
@@ -41,11 +46,16 @@ class Program:
     ``total_service_ms`` and ``total_wait_ms`` are T and W of Algorithm 1. ``threads`` counts the
     completed calls of each thread (the latest MAX_THREADS_KEPT). ``transient`` marks the
     own program of a request that named none; it goes with its last call. ``engines`` counts its
-    calls by the replica that ran them; ``footprint`` is for placing its next one.
+    calls by the replica that ran them; ``footprint`` is for placing its next one. ``user`` is the
+    end user that its latest call named, ``source`` how its first call named the program; both are
+    kept for showing only.
     """
 
     id: str
     created_at: float
+    tenant: str = ""
+    user: str | None = None
+    source: str | None = None
     transient: bool = False
     service_ms: float = 0.0
     total_service_ms: float = 0.0
@@ -61,6 +71,15 @@ class Program:
     threads: dict[str, int] = field(default_factory=dict)
     footprint: Footprint = field(default_factory=Footprint)
     active: dict[str, ActiveCall] = field(default_factory=dict)
+
+    @property
+    def key(self) -> Key:
+        return (self.tenant, self.id)
+
+    @property
+    def label(self) -> str:
+        """The id as the schedulers' logs have it: unique over all tenants."""
+        return f"{self.tenant}/{self.id}" if self.tenant else self.id
 
     @property
     def last_seen_at(self) -> float:
@@ -98,10 +117,13 @@ class ProcessTable:
         self.policy = policy
         self.lease_s = lease_s
         self.max_programs = max_programs
-        self._programs: dict[str, Program] = {}
+        # By tenant, then by id: what one tenant lists must not cost what the others have.
+        self._tenants: dict[str, dict[str, Program]] = {}
+        self._size = 0
         self._calls: dict[str, ActiveCall] = {}
         # Programs without a call in the system, longest idle first.
-        self._idle: OrderedDict[str, None] = OrderedDict()
+        self._idle: OrderedDict[Key, None] = OrderedDict()
+        self._lineage = Lineage(max_programs)
         self._opened = self._ended = self._lapsed = self._evicted = 0
         self._completed = self._aborted = 0
 
@@ -113,31 +135,46 @@ class ProcessTable:
         program_id: str,
         *,
         now: float,
+        tenant: str = "",
         thread: str = "",
+        parent: str | None = None,
+        user: str | None = None,
+        source: str | None = None,
         transient: bool = False,
         ends_program: bool = False,
         attained_ms: float = 0.0,
     ) -> CallStamp:
         """A call entered the system: open its program if needed and stamp the call.
 
+        With *parent*, or known from an earlier call as some program's child, *program_id* is a
+        thread of the root program, and its end is not the root's.
+
         *attained_ms*: the program has had this much service elsewhere, this server's included. It
         never takes away what is known here, so it may be told twice or late.
         """
         if call_id in self._calls:
             raise UnknownCall(call_id, "arrived twice")
-        program = self._programs.get(program_id)
+        root = self._lineage.root_of(tenant, program_id, parent)
+        if root != program_id:
+            thread = f"{program_id}.{thread}" if thread else program_id
+            ends_program = False
+        program = self._tenants.get(tenant, {}).get(root)
         if program is None:
-            program = self._open(program_id, now=now, transient=transient)
+            program = Program(
+                id=root, created_at=now, tenant=tenant, source=source, transient=transient
+            )
+            self._open(program)
         program.service_ms = max(program.service_ms, attained_ms)
         program.total_service_ms = max(program.total_service_ms, attained_ms)
-        call = ActiveCall(call_id, program_id, thread, now, program.service_ms, ends_program)
+        call = ActiveCall(call_id, tenant, root, thread, now, program.service_ms, ends_program)
         self._calls[call_id] = call
         program.active[call_id] = call
         program.ended = False
         program.last_arrival_at = now
-        self._idle.pop(program_id, None)
+        program.user = user or program.user
+        self._idle.pop(program.key, None)
         return CallStamp(
-            program=program_id,
+            program=program.label,
             thread=thread,
             priority_ms=program.service_ms,
             program_wait_ms=program.total_wait_ms,
@@ -175,9 +212,9 @@ class ProcessTable:
         self._settle(program, now=now, ends=False)
         return program
 
-    def end(self, program_id: str) -> Program:
+    def end(self, program_id: str, *, tenant: str = "") -> Program:
         """The program is over: gone now, or with its last active call. Raises UnknownProgram."""
-        program = self.program(program_id)
+        program = self.program(program_id, tenant=tenant)
         program.ended = True
         if not program.active:
             self._drop(program)
@@ -188,7 +225,7 @@ class ProcessTable:
         """Drop the programs that have been idle for the lease; returns their ids."""
         lapsed: list[str] = []
         while self._idle:
-            program = self._programs[next(iter(self._idle))]
+            program = self._longest_idle()
             if now - program.last_seen_at < self.lease_s:
                 break
             self._drop(program)
@@ -199,19 +236,32 @@ class ProcessTable:
     # -- questions ------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        return len(self._programs)
+        return self._size
 
     def __contains__(self, program_id: object) -> bool:
-        return program_id in self._programs
+        return any(program_id in programs for programs in self._tenants.values())
 
     def __iter__(self) -> Iterator[Program]:
-        """Live programs, oldest first."""
-        return iter(self._programs.values())
+        """Live programs of all tenants; of each, oldest first."""
+        for programs in self._tenants.values():
+            yield from programs.values()
 
-    def program(self, program_id: str) -> Program:
+    def root_of(self, program_id: str, *, parent: str | None = None, tenant: str = "") -> str:
+        """The program that a call with these ids would belong to."""
+        return self._lineage.find(tenant, program_id, parent)
+
+    def programs_of(self, tenant: str) -> Mapping[str, Program]:
+        """The live programs of one tenant by id, oldest first. A view, not a copy."""
+        return self._tenants.get(tenant, {})
+
+    def active_calls(self) -> Iterable[ActiveCall]:
+        """Every call in the system, oldest first. A view, not a copy."""
+        return self._calls.values()
+
+    def program(self, program_id: str, *, tenant: str = "") -> Program:
         """The live record of a program; raises UnknownProgram."""
         try:
-            return self._programs[program_id]
+            return self._tenants[tenant][program_id]
         except KeyError:
             raise UnknownProgram(program_id) from None
 
@@ -225,9 +275,14 @@ class ProcessTable:
         except KeyError:
             raise UnknownCall(call_id, "is not in the table") from None
 
+    def program_of(self, call_id: str) -> Program:
+        """The program of a call in the system; raises UnknownCall."""
+        call = self.active_call(call_id)
+        return self._tenants[call.tenant][call.program]
+
     def statistics(self) -> TableStatistics:
         return TableStatistics(
-            programs=len(self._programs),
+            programs=self._size,
             idle_programs=len(self._idle),
             active_calls=len(self._calls),
             opened=self._opened,
@@ -239,28 +294,31 @@ class ProcessTable:
         )
 
     def check(self) -> None:
-        """Raise AssertionError if calls, programs and the idle list disagree."""
-        active = sum(len(p.active) for p in self._programs.values())
+        """Raise AssertionError if calls, programs, children and the idle list disagree."""
+        active = sum(len(program.active) for program in self)
         assert active == len(self._calls), f"{active} active calls != {len(self._calls)} known"
-        for program in self._programs.values():
-            idle = program.id in self._idle
+        size = sum(len(programs) for programs in self._tenants.values())
+        assert size == self._size, f"{size} programs != {self._size} counted"
+        assert all(self._tenants.values()), "a tenant without a program is kept"
+        for program in self:
+            idle = program.key in self._idle
             assert idle == (not program.active), f"{program.id}: idle {idle}, {program.active}"
         assert len(self._idle) <= self.max_programs, "more idle programs than the bound"
+        self._lineage.check()
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _open(self, program_id: str, *, now: float, transient: bool) -> Program:
-        program = Program(id=program_id, created_at=now, transient=transient)
-        self._programs[program_id] = program
+    def _open(self, program: Program) -> None:
+        self._tenants.setdefault(program.tenant, {})[program.id] = program
+        self._size += 1
         self._opened += 1
         self._make_room()
-        return program
 
     def _leave(self, call_id: str) -> tuple[ActiveCall, Program]:
         call = self._calls.pop(call_id, None)
         if call is None:
             raise UnknownCall(call_id, "left, but is not in the table")
-        program = self._programs[call.program]
+        program = self._tenants[call.tenant][call.program]
         del program.active[call_id]
         return call, program
 
@@ -286,15 +344,24 @@ class ProcessTable:
             self._drop(program)
             self._ended += 1
             return
-        self._idle[program.id] = None
+        self._idle[program.key] = None
         self._make_room()
 
     def _make_room(self) -> None:
         """Over the count, drop the program that has been idle longest."""
-        while len(self._programs) > self.max_programs and self._idle:
-            self._drop(self._programs[next(iter(self._idle))])
+        while self._size > self.max_programs and self._idle:
+            self._drop(self._longest_idle())
             self._evicted += 1
 
+    def _longest_idle(self) -> Program:
+        tenant, program_id = next(iter(self._idle))
+        return self._tenants[tenant][program_id]
+
     def _drop(self, program: Program) -> None:
-        del self._programs[program.id]
-        self._idle.pop(program.id, None)
+        programs = self._tenants[program.tenant]
+        del programs[program.id]
+        if not programs:
+            del self._tenants[program.tenant]
+        self._size -= 1
+        self._idle.pop(program.key, None)
+        self._lineage.forget(program.tenant, program.id)

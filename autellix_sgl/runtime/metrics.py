@@ -69,6 +69,11 @@ TABLE_COUNTERS: Names = {
     "calls_aborted": ("calls_aborted", "Calls that left without finishing."),
 }
 
+IDENTITY_COUNTERS: Names = {
+    "recognised": ("requests_identified", "Requests by the field that named their program."),
+    "ignored": ("identities_ignored", "Values that could not be used as an id and were ignored."),
+}
+
 
 class SchedulerMetrics:
     """What one replica's scheduler reports. Constructed on its leading rank only."""
@@ -106,7 +111,7 @@ class TableMetrics:
     """What the main process reports: the process table, and how long each finished call waited."""
 
     def __init__(self, *, model: str, registry: CollectorRegistry | None = None) -> None:
-        self._factory = _Factory(registry, model_name=model)
+        factory = self._factory = _Factory(registry, model_name=model)
         self._gauges = self._factory.gauges(TABLE_GAUGES)
         self._totals = self._factory.totals(TABLE_COUNTERS)
         self._wait = self._factory.histogram(
@@ -116,6 +121,10 @@ class TableMetrics:
             "replica",
         )
         self._live = self._factory.gauges(REPLICA_GAUGES)
+        self._by_source = {
+            field: factory.counter(*name, "source") for field, name in IDENTITY_COUNTERS.items()
+        }
+        self._sources: dict[tuple[str, str], _Total] = {}
         self._published: TableStatistics | None = None
 
     def observe(self, report: CallReport) -> None:
@@ -132,6 +141,16 @@ class TableMetrics:
     def publish_replicas(self, replicas: Replicas) -> None:
         """Say how many are left."""
         _publish(replicas, self._live, {})
+
+    def publish_identities(self, recognised: Mapping[str, int], ignored: Mapping[str, int]) -> None:
+        """Bring the counts by source up to date. Sources are rows of a table, so there are few."""
+        for field, counts in (("recognised", recognised), ("ignored", ignored)):
+            for source, count in counts.items():
+                total = self._sources.get((field, source))
+                if total is None:
+                    series = self._factory.bind(self._by_source[field], source=source)
+                    total = self._sources[field, source] = _Total(series)
+                total.set(count)
 
 
 class _Total:

@@ -10,9 +10,12 @@ from sglang.srt.managers.scheduler_components.output_streamer import SchedulerOu
 
 from autellix_sgl.runtime.wire import REPORT_KEY, CallReport
 
+# Marks a streamed request whose first output has been sent.
+BEGUN_ATTRIBUTE = "autellix_begun"
+
 
 class ProgramOutputStreamer(SchedulerOutputStreamer):  # type: ignore[misc]
-    """SGLang's streamer plus one report for each request that finishes.
+    """SGLang's streamer plus a report with each request's last output, and first if it streams.
 
     ``report_of`` is set by the scheduler once it can answer.
     """
@@ -23,6 +26,16 @@ class ProgramOutputStreamer(SchedulerOutputStreamer):  # type: ignore[misc]
     def build_additional_customized_info(
         self, reqs: list[Req]
     ) -> dict[str, list[CallReport | None]]:
-        reports = [self.report_of(req) if req.finished() else None for req in reqs]
-        # A step in which nothing finished carries nothing extra.
+        reports = [self.report_of(req) if _is_due(req) else None for req in reqs]
+        # A step in which nothing began or finished carries nothing extra.
         return {REPORT_KEY: reports} if any(r is not None for r in reports) else {}
+
+
+def _is_due(req: Req) -> bool:
+    """Whether this output is the request's last, or the first of a stream."""
+    if req.finished():
+        return True
+    if not req.stream or getattr(req, BEGUN_ATTRIBUTE, False):
+        return False
+    setattr(req, BEGUN_ATTRIBUTE, True)
+    return True

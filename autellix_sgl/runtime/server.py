@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from sglang.srt.arg_groups.model_override_base import resolving_view
 from sglang.srt.entrypoints import http_server
+from sglang.srt.runtime_context import get_serving
 from sglang.srt.server_args import PortArgs, ServerArgs
+from starlette.middleware import Middleware
 
 from autellix_sgl.config import AUTO, ProgramArgs
 from autellix_sgl.runtime import processes, programs_api
 from autellix_sgl.runtime.calibration import calibrate_from_thread
+from autellix_sgl.runtime.identity_middleware import IdentityMiddleware
 from autellix_sgl.runtime.support import check_supported
+from autellix_sgl.runtime.tenant_middleware import TenantMiddleware
+from autellix_sgl.runtime.tenants import Tenants
 from autellix_sgl.runtime.tokenizer_manager import ProgramTokenizerManager
 
 
@@ -52,15 +59,39 @@ def _init_tokenizer_manager(
     manager, templates = processes.init_program_tokenizer_manager(
         program_args, server_args, port_args
     )
-    programs_api.install(http_server.app, manager)
+    app = http_server.app
+    programs_api.install(app, manager)
+    # Innermost, so that it sees what SGLang's own middleware has made of the request, such as a
+    # body that came compressed.
+    app.user_middleware.append(Middleware(IdentityMiddleware, manager=manager))
+    if program_args.tenants is not None:
+        # Inside of SGLang's check of the admin's key, which is added later and so runs first.
+        app.add_middleware(
+            TenantMiddleware,
+            tenants=Tenants.load(Path(program_args.tenants)),
+            admin_key=get_serving().admin_api_key,
+        )
     return manager, templates
 
 
 def _warm_up(program_args: ProgramArgs, server_args: ServerArgs) -> bool:
     """Upstream's warm-up, then the cost model's fit; runs in a thread beside the event loop."""
-    warm: bool = http_server._execute_server_warmup(server_args)
+    with _known_to_tenancy(program_args):
+        warm: bool = http_server._execute_server_warmup(server_args)
     if warm and program_args.cost_model == AUTO:
         manager = http_server._global_state.tokenizer_manager
         assert isinstance(manager, ProgramTokenizerManager)
         calibrate_from_thread(manager)
     return warm
+
+
+def _known_to_tenancy(program_args: ProgramArgs) -> AbstractContextManager[Any]:
+    """While it lasts, the server's requests to itself carry the admin's key as their own.
+
+    They are sent with SGLang's ``--api-key``, which a server with tenants does not have.
+    """
+    if program_args.tenants is None:
+        return nullcontext()
+    serving = get_serving()
+    own_key: AbstractContextManager[Any] = serving.override(api_key=serving.admin_api_key)
+    return own_key

@@ -123,8 +123,23 @@ def check_supported(config: Any, args: ProgramArgs) -> None:
                 f"{refusal.mode} does not go with {LOAD_BALANCE_FLAG} {args.placement}: "
                 f"{refusal.reason}. Use one of SGLang's own methods."
             )
+    if args.tenants is not None:
+        check_tenancy(config)
     if envs.SGLANG_RUST_SERVER.get():
         raise ConfigError(
             f"SGLANG_RUST_SERVER does not go with --program-policy {args.policy}: the Rust server "
             f"replaces the process that holds the process table. {WAY_OUT}"
         )
+
+
+def check_tenancy(config: Any) -> None:
+    """Raise ConfigError unless every way into the server asks for a tenant's or the admin's key."""
+    if config.api_key is not None:
+        raise ConfigError("--api-key does not go with --program-tenants: put the key into the file")
+    if not config.admin_api_key:
+        raise ConfigError(
+            "--program-tenants needs --admin-api-key: it guards what concerns all tenants, "
+            "such as /flush_cache and /server_info"
+        )
+    if config.grpc_port is not None:
+        raise ConfigError("--grpc-port does not go with --program-tenants: gRPC asks for no key")

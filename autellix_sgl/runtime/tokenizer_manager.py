@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
+from contextvars import ContextVar
 from typing import Any
 
 from fastapi import Request
@@ -17,19 +19,29 @@ from sglang.srt.managers.io_struct import (
     TokenizedGenerateReqInput,
 )
 from sglang.srt.managers.tokenizer_manager import ReqState, TokenizerManager
-from sglang.srt.runtime_context import get_parallel
+from sglang.srt.runtime_context import get_parallel, get_serving
 from sglang.srt.server_args import PortArgs, ServerArgs
-from starlette.types import Scope
 
 from autellix_sgl.config import ProgramArgs
-from autellix_sgl.core import CallStatistics, ProcessTable
-from autellix_sgl.runtime.identity import ANONYMOUS, Identity
+from autellix_sgl.core import CallStatistics, ProcessTable, Program
+from autellix_sgl.runtime.call_progress import (
+    REQUEST_ATTRIBUTE,
+    ProgramRequest,
+    Progress,
+)
+from autellix_sgl.runtime.identity import ANONYMOUS, Identity, IdentityReader
 from autellix_sgl.runtime.metrics import TABLE_PERIOD_S, TableMetrics
 from autellix_sgl.runtime.replicas import Replicas
+from autellix_sgl.runtime.responses import ResponsePrograms
 from autellix_sgl.runtime.wire import REPORT_KEY, CallReport, ProgramGenerateReqInput, ProgramTag
 
-# Where an identity is kept on SGLang's request object, from the endpoint to the send.
-IDENTITY_ATTRIBUTE = "autellix_identity"
+logger = logging.getLogger(__name__)
+
+# Whose the calls are that are made in this process, without HTTP.
+LOCAL_IDENTITY: ContextVar[Identity] = ContextVar("autellix_local_identity", default=ANONYMOUS)
+
+# On SGLang's request object: whether the client chose the call's id itself.
+CHOSEN_ATTRIBUTE = "autellix_chosen_id"
 
 LEASE_CHECKS_PER_LEASE = 10
 
@@ -56,6 +68,8 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
             lease_s=program_args.lease_s,
             max_programs=program_args.max_programs,
         )
+        self.responses = ResponsePrograms(program_args.max_programs)
+        self.identities = IdentityReader(self.responses.program_of)
         self.program_metrics = (
             TableMetrics(model=self.served_model_name) if self.enable_metrics else None
         )
@@ -71,12 +85,28 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
 
     # -- in: from the endpoint to the scheduler -------------------------------------------------
 
+    def identify(
+        self, headers: Iterable[tuple[bytes, bytes]], body: bytes, *, tenant: str, stores: bool
+    ) -> ProgramRequest:
+        """What goes with an HTTP request from here on; raises InvalidProgram.
+
+        *stores*: the endpoint keeps its responses, if the server was told to.
+        """
+        reading = self.identities.read(headers, body, tenant=tenant)
+        named = reading.identity
+        program = named.program
+        if program is not None:
+            program = self.table.root_of(program, parent=named.parent, tenant=tenant)
+        kept = stores and reading.continuable and bool(get_serving().enable_response_store)
+        return ProgramRequest(named, Progress(program), continuable=kept)
+
     def generate_request(
         self, obj: GenerateReqInput | EmbeddingReqInput, request: Request | None = None
     ) -> AsyncIterator[Any]:
         # Not a generator itself: wrapping upstream's would delay its clean-up on a disconnect.
-        if isinstance(obj, GenerateReqInput) and request is not None:
-            setattr(obj, IDENTITY_ATTRIBUTE, request.scope.get(IDENTITY_ATTRIBUTE, ANONYMOUS))
+        if isinstance(obj, GenerateReqInput):
+            setattr(obj, CHOSEN_ATTRIBUTE, obj.rid is not None)
+            setattr(obj, REQUEST_ATTRIBUTE, _request_behind(obj, request))
         stream: AsyncIterator[Any] = super().generate_request(obj, request)
         return stream
 
@@ -86,9 +116,10 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
         super()._init_req_state(obj, request)
         # Upstream's copies for parallel sampling are single and have never been normalised.
         if isinstance(obj, GenerateReqInput) and not getattr(obj, "is_single", True):
-            whole = identity_of(obj).or_own(obj.rid[0])
+            whole = request_of(obj).named(obj.rid[0])
             for index in range(len(obj.rid)):
-                setattr(obj[index], IDENTITY_ATTRIBUTE, whole.for_prompt(index))
+                setattr(obj[index], REQUEST_ATTRIBUTE, whole.for_prompt(index))
+                setattr(obj[index], CHOSEN_ATTRIBUTE, getattr(obj, CHOSEN_ATTRIBUTE))
 
     async def _send_one_request(
         self, tokenized_obj: TokenizedGenerateReqInput | TokenizedEmbeddingReqInput
@@ -99,10 +130,10 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
         ):
             await super()._send_one_request(tokenized_obj)
             return
-        tag = self._arrive(rid, identity_of(self.rid_to_state[rid].obj).or_own(rid))
+        tag = self._arrive(rid, request_of(self.rid_to_state[rid].obj).named(rid))
         try:
             if self.replicas is not None:
-                self.replicas.place(tokenized_obj, self.table.program(tag.program).footprint)
+                self.replicas.place(tokenized_obj, self.table.program_of(rid).footprint)
             await super()._send_one_request(ProgramGenerateReqInput.of(tokenized_obj, tag))
         except BaseException:
             self.table.abort(rid, now=time.time())
@@ -117,25 +148,57 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
         for tokenized_obj in tokenized_objs:
             await self._send_one_request(tokenized_obj)
 
-    def _arrive(self, rid: str, identity: Identity) -> ProgramTag:
-        return ProgramTag.of(
-            self.table.arrive(
-                rid,
-                identity.program or rid,
-                now=time.time(),
-                thread=identity.thread,
-                transient=identity.transient,
-                ends_program=identity.end,
-                attained_ms=identity.service_ms if self.program_args.carry_service else 0.0,
-            )
+    def _arrive(self, rid: str, request: ProgramRequest) -> ProgramTag:
+        """Enter a call in the table; its response's headers know its program from here on."""
+        identity = request.identity
+        stamp = self.table.arrive(
+            rid,
+            identity.program or rid,
+            now=time.time(),
+            tenant=identity.tenant,
+            thread=identity.thread,
+            parent=identity.parent,
+            user=identity.user,
+            source=identity.source,
+            transient=identity.transient,
+            ends_program=identity.end,
+            attained_ms=identity.service_ms,
         )
+        request.progress.program = self.table.active_call(rid).program
+        request.progress.service_ms = stamp.priority_ms
+        if request.continuable:
+            self.responses.remember(identity.tenant, rid, request.progress.program)
+        return ProgramTag.of(stamp)
 
-    def service_of(self, scope: Scope) -> float | None:
-        """The service, ms, of the program that an HTTP request named, None if it is not live."""
-        identity = scope.get(IDENTITY_ATTRIBUTE, ANONYMOUS)
-        if identity.program is None or identity.program not in self.table:
-            return None
-        return self.table.program(identity.program).service_ms
+    # -- aborting -------------------------------------------------------------------------------
+
+    def abort_program(self, program: Program) -> list[str]:
+        """Abort all calls that *program* has in the system; returns their ids.
+
+        They leave the table when the scheduler has let go of them, a step later.
+        """
+        calls = list(program.active)
+        for rid in calls:
+            self.abort_request(rid)
+        return calls
+
+    def abort_request(self, rid: str = "", abort_all: bool = False) -> None:
+        if not abort_all and self._begins_another_tenants(rid):
+            # Upstream's scheduler aborts whatever begins with the id, and this one was chosen.
+            logger.warning("call %r is not aborted: another tenant's id begins with it", rid)
+            return
+        super().abort_request(rid, abort_all)
+
+    def _begins_another_tenants(self, rid: str) -> bool:
+        state = self.rid_to_state.get(rid)
+        if self.program_args.tenants is None or state is None:
+            return False
+        if not getattr(state.obj, CHOSEN_ATTRIBUTE):
+            return False
+        tenant = request_of(state.obj).identity.tenant
+        return any(
+            call.tenant != tenant and call.id.startswith(rid) for call in self.table.active_calls()
+        )
 
     # -- out: from the scheduler to the endpoint ------------------------------------------------
 
@@ -151,14 +214,17 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
         super().update_request_meta_info(meta_info, state, others, index, finish_reason)
         reports = customized_info.get(REPORT_KEY)
         report = reports[index] if reports else None
-        if report is not None and finish_reason is not None:
-            self._leave(meta_info, report, aborted=finish_reason.get("type") == "abort")
+        if report is None:
+            return
+        progress = request_of(state.obj).progress
+        progress.note(report)
+        if finish_reason is not None and self.table.has_call(meta_info["id"]):
+            aborted = finish_reason.get("type") == "abort"
+            progress.service_ms = self._leave(meta_info, report, aborted=aborted).service_ms
 
-    def _leave(self, meta_info: dict[str, Any], report: CallReport, *, aborted: bool) -> None:
+    def _leave(self, meta_info: dict[str, Any], report: CallReport, *, aborted: bool) -> Program:
         """Charge a call that left to its program, and say in its response how it fared."""
         rid = meta_info["id"]
-        if not self.table.has_call(rid):
-            return
         call = self.table.active_call(rid)
         statistics = CallStatistics(
             level=report.level,
@@ -169,7 +235,7 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
             promotions=report.promotions,
         )
         settle = self.table.abort if aborted else self.table.complete
-        settle(rid, statistics=statistics, now=time.time(), engine=report.replica)
+        program = settle(rid, statistics=statistics, now=time.time(), engine=report.replica)
         if self.replicas is not None:
             self.replicas.leave(meta_info, aborted=aborted)
         if self.program_metrics is not None:
@@ -188,6 +254,7 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
             "recomputed_tokens": report.recomputed_tokens,
             "cached_tokens": meta_info.get("cached_tokens"),
         }
+        return program
 
     def _handle_abort_req(self, recv_obj: AbortReq) -> None:
         """A call was aborted while it waited: it leaves without outputs, so without a report."""
@@ -218,14 +285,24 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
     async def _publish_metrics(self, metrics: TableMetrics) -> None:
         while True:
             metrics.publish(self.table.statistics())
+            metrics.publish_identities(self.identities.recognised, self.identities.ignored)
             if self.replicas is not None:
                 metrics.publish_replicas(self.replicas)
             await asyncio.sleep(TABLE_PERIOD_S)
 
 
-def identity_of(obj: GenerateReqInput) -> Identity:
-    """The identity the endpoint left on *obj*; offline calls may carry only a session id."""
-    identity = getattr(obj, IDENTITY_ATTRIBUTE, None)
-    if isinstance(identity, Identity):
-        return identity
-    return Identity(obj.session_id) if obj.session_id is not None else ANONYMOUS
+def request_of(obj: GenerateReqInput) -> ProgramRequest:
+    """What goes with *obj* since it entered the tokenizer manager."""
+    request: ProgramRequest = getattr(obj, REQUEST_ATTRIBUTE)
+    return request
+
+
+def _request_behind(obj: GenerateReqInput, request: Request | None) -> ProgramRequest:
+    """What the middleware left in the HTTP request, or what a call in this process says."""
+    if request is not None:
+        ours = request.scope.get(REQUEST_ATTRIBUTE)
+        return ours if isinstance(ours, ProgramRequest) else ProgramRequest.of(ANONYMOUS)
+    identity = LOCAL_IDENTITY.get()
+    if identity.program is None and obj.session_id is not None:
+        identity = Identity(obj.session_id, source="session_id")
+    return ProgramRequest.of(identity)

@@ -95,6 +95,8 @@ def test_an_interrupted_run_is_readable_and_can_be_repeated(tmp_path: Path) -> N
                 os.kill(os.getpid(), signal.SIGINT)
                 return
 
+    # A shell starts its background jobs with SIGINT ignored, and then nothing would be raised.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     stop = threading.Event()
     watcher = threading.Thread(target=interrupt_after_some_calls, args=(stop,))
     watcher.start()
@@ -104,6 +106,7 @@ def test_an_interrupted_run_is_readable_and_can_be_repeated(tmp_path: Path) -> N
     finally:
         stop.set()
         watcher.join()
+        signal.signal(signal.SIGINT, before)
     assert 3 <= len(read_calls(folder)) < run.setting.draw(1, 50.0).num_calls
     assert status(folder) == "interrupted"
     assert not (folder / "summary.json").exists()

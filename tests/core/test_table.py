@@ -167,3 +167,56 @@ def test_calls_and_programs_always_agree(operations: list[tuple[int, str]]) -> N
                 t.abort(call, now=now)
         t.check()
         assert t.statistics().active_calls == len(active)
+
+
+def test_the_same_id_under_two_tenants_is_two_programs() -> None:
+    """Neither is charged for, found under, or ended with the other."""
+    t = table("plas")
+    t.arrive("a", "P", now=0, tenant="one")
+    t.complete("a", spent(9), now=1)
+    assert t.arrive("b", "P", now=2, tenant="two").priority_ms == 0
+    assert t.arrive("c", "P", now=2, tenant="one").priority_ms == 9
+    assert [p.tenant for p in t] == ["one", "two"]
+    assert list(t.programs_of("one")) == ["P"]
+    assert list(t.programs_of("three")) == []
+    with pytest.raises(UnknownProgram):
+        t.program("P")
+    t.abort("c", now=3)
+    t.end("P", tenant="one")
+    assert [p.tenant for p in t] == ["two"]
+    t.check()
+
+
+def test_a_child_session_is_a_thread_of_the_root_program() -> None:
+    """Charged to the root, and its end is not the root's."""
+    t = table("plas")
+    t.arrive("a", "root", now=0)
+    t.complete("a", spent(5), now=1)
+    stamp = t.arrive("b", "child", now=2, parent="root", thread="t", ends_program=True)
+    assert (stamp.program, stamp.thread, stamp.priority_ms) == ("root", "child.t", 5)
+    t.complete("b", spent(4), now=3)
+    assert t.arrive("c", "child", now=4).priority_ms == 9
+    t.complete("c", spent(1), now=5)
+    assert [p.id for p in t] == ["root"]
+    assert t.program("root").threads == {"": 1, "child.t": 1, "child": 1}
+    assert t.root_of("grandchild", parent="child") == "root"
+    t.end("root")
+    assert t.arrive("d", "child", now=6).program == "child"
+    t.check()
+
+
+def test_users_and_sources_are_kept_for_showing() -> None:
+    """The user its latest call named, and what first named the program."""
+    t = table()
+    t.arrive("a", "P", now=0, user="alice", source="session-id")
+    t.arrive("b", "P", now=0, source="x-session-id")
+    assert (t.program("P").user, t.program("P").source) == ("alice", "session-id")
+    t.arrive("c", "P", now=0, user="bob")
+    assert t.program("P").user == "bob"
+
+
+def test_schedulers_see_one_name_for_each_program() -> None:
+    """Programs of two tenants must not fall together in a decision log."""
+    t = table()
+    assert t.arrive("a", "P", now=0).program == "P"
+    assert t.arrive("b", "P", now=0, tenant="one").program == "one/P"
