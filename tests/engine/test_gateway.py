@@ -1,4 +1,7 @@
-"""Two servers behind SGLang's model gateway, as tools/gateway.py starts them."""
+"""Two servers behind SGLang's model gateway, as tools/gateway.py starts them.
+
+The tests share the servers and leave fewer of them: their order matters.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,35 +20,32 @@ from typing import Any
 import httpx
 import pytest
 
+import autellix_sgl
 from bench.servers import free_port
 from tests.engine.harness import cost_file, generation, tiny_flags
 
 pytestmark = pytest.mark.engine
 
-pytest.importorskip("smg", reason="the gateway is not installed: pip install smg==1.13.0")
-
 ROOT = Path(__file__).parents[2]
-PROGRAMS = 20
 CALLS = 3
-SERVICE = "x-program-service-ms"
 SERVER = "x-smg-routed-worker-id"
 
 
 @dataclass
 class Fleet:
-    """The gateway's address, and the address and process of each server behind it."""
+    """The gateway's address, and the process of each server behind it by its address."""
 
     gateway: str
     pids: dict[str, int]
-    log: Path
 
 
-@pytest.fixture
-def fleet(tiny_model: Path, tmp_path: Path) -> Iterator[Fleet]:
-    """Everything up; everything stopped afterwards, the draining way."""
-    flags = [*tiny_flags(tiny_model, slots=8), "--program-cost-model", cost_file(tmp_path)]
+@pytest.fixture(scope="module")
+def fleet(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """Everything up; stopped afterwards by the script itself."""
+    folder = tmp_path_factory.mktemp("gateway")
+    flags = [*tiny_flags(tiny_model, slots=8), "--program-cost-model", cost_file(folder)]
     words = [sys.executable, str(ROOT / "tools" / "gateway.py"), "--port", str(free_port())]
-    log = tmp_path / "gateway.log"
+    log = folder / "gateway.log"
     with log.open("wb") as errors:
         script = subprocess.Popen(
             [*words, "--", *flags],
@@ -58,53 +58,76 @@ def fleet(tiny_model: Path, tmp_path: Path) -> Iterator[Fleet]:
         line = script.stdout.readline()
         assert line, log.read_text(errors="replace")[-4000:]
         parts = json.loads(line)
-        yield Fleet(parts["gateway"], {s["url"]: s["pid"] for s in parts["servers"]}, log)
+        yield Fleet(parts["gateway"], {s["url"]: s["pid"] for s in parts["servers"]})
     finally:
         script.send_signal(signal.SIGTERM)
-        script.wait(timeout=180)
+        assert script.wait(timeout=180) == 0
 
 
 @dataclass
-class Client:
-    """One program's agent: calls one after another, and its service with them."""
+class Agent:
+    """A program that makes one call after another, with a client of our library."""
 
-    name: str
+    program: autellix_sgl.Program
     http: httpx.AsyncClient
-    url: str
-    service_ms: float = 0.0
     servers: list[str] = field(default_factory=list)
     answered: list[dict[str, Any]] = field(default_factory=list)
 
-    async def call(self, tokens: int) -> httpx.Response:
+    @property
+    def name(self) -> str:
+        return self.program.id
+
+    async def call(self, tokens: int = 12) -> httpx.Response:
         """One call through the gateway; a good answer is noted."""
         number = sum(self.name.encode())
         body = {
             "input_ids": [(number * 7919 + i * 31) % 40_000 + 10 for i in range(60)],
             "sampling_params": generation(tokens),
-            "program": {"id": self.name, "service_ms": self.service_ms},
         }
-        response = await self.http.post(
-            f"{self.url}/generate", json=body, headers={"X-SMG-Routing-Key": self.name}
-        )
+        response = await self.http.post("/generate", json=body)
         if response.status_code == 200:
-            self.service_ms = float(response.headers[SERVICE])
             self.servers.append(response.headers[SERVER])
             self.answered.append(response.json()["meta_info"])
         return response
 
 
-def clients(fleet: Fleet, http: httpx.AsyncClient) -> list[Client]:
-    return [Client(f"run-{number}", http, fleet.gateway) for number in range(PROGRAMS)]
+@asynccontextmanager
+async def agents_of(fleet: Fleet, name: str, count: int) -> AsyncIterator[list[Agent]]:
+    """So many programs, none of which has made a call."""
+    async with AsyncExitStack() as stack:
+        agents = []
+        for number in range(count):
+            program = autellix_sgl.program(id=f"{name}-{number}", base_url=fleet.gateway)
+            http = await stack.enter_async_context(program.async_httpx(timeout=120))
+            agents.append(Agent(program, http))
+        yield agents
 
 
-async def calls(agents: list[Client], tokens: int = 12) -> None:
-    """Several calls of every program, the programs at once; all must be answered."""
+async def make_calls(agents: list[Agent]) -> list[set[str]]:
+    """Several calls of every program, the programs at once, all answered; who answered each's."""
 
-    async def run(agent: Client) -> None:
-        for _ in range(CALLS):
-            (await agent.call(tokens)).raise_for_status()
+    async def chain(agent: Agent) -> set[str]:
+        responses = [(await agent.call()).raise_for_status() for _ in range(CALLS)]
+        return {response.headers[SERVER] for response in responses}
 
-    await asyncio.gather(*(run(agent) for agent in agents))
+    return await asyncio.gather(*(chain(agent) for agent in agents))
+
+
+async def fly(
+    http: httpx.AsyncClient, agents: list[Agent], tokens: int, server: str
+) -> list[asyncio.Task[httpx.Response]]:
+    """A long call of every program, once all those that go to *server* are in it."""
+    flying = [asyncio.create_task(agent.call(tokens)) for agent in agents]
+    expected = sum(agent.servers[-1] == server for agent in agents)
+    async with asyncio.timeout(60):
+        while await active_calls(http, server) < expected:
+            await asyncio.sleep(0)
+    return flying
+
+
+async def active_calls(http: httpx.AsyncClient, server: str) -> int:
+    page = (await http.get(f"{server}/v1/programs", params={"limit": 1})).json()
+    return int(page["statistics"]["active_calls"])
 
 
 async def programs_at(http: httpx.AsyncClient, server: str) -> dict[str, dict[str, Any]]:
@@ -112,16 +135,45 @@ async def programs_at(http: httpx.AsyncClient, server: str) -> dict[str, dict[st
     return {program["id"]: program for program in page["data"]}
 
 
-async def running_at(http: httpx.AsyncClient, server: str) -> int:
-    """Calls in the server."""
-    page = (await http.get(f"{server}/v1/programs", params={"limit": 1})).json()
-    return int(page["statistics"]["active_calls"])
+def run(scenario: Callable[[httpx.AsyncClient], Coroutine[Any, Any, None]]) -> None:
+    """Play *scenario* with a client for what is asked of servers and gateway."""
+
+    async def play() -> None:
+        async with httpx.AsyncClient(timeout=60) as http:
+            await scenario(http)
+
+    asyncio.run(play())
 
 
-async def until_busy(http: httpx.AsyncClient, server: str, count: int) -> None:
-    async with asyncio.timeout(60):
-        while await running_at(http, server) < count:
-            await asyncio.sleep(0)
+def test_a_server_taken_out_finishes_its_calls(fleet: Fleet) -> None:
+    """No call fails, its programs go on elsewhere at once, and it can be put back."""
+
+    async def scenario(http: httpx.AsyncClient) -> None:
+        leaving, staying = fleet.pids
+        async with agents_of(fleet, "early", 6) as agents:
+            await make_calls(agents)
+            flying = await fly(http, agents, 300, leaving)
+            await take_out(http, leaving)
+            assert await make_calls(agents) == [{staying}] * len(agents)
+            for response in await asyncio.gather(*flying):
+                assert response.status_code == 200
+        await put_back(http, leaving)
+
+    async def take_out(http: httpx.AsyncClient, server: str) -> None:
+        workers = (await http.get(f"{fleet.gateway}/workers")).json()["workers"]
+        [found] = [worker["id"] for worker in workers if worker["url"] == server]
+        (await http.delete(f"{fleet.gateway}/workers/{found}")).raise_for_status()
+
+    async def put_back(http: httpx.AsyncClient, server: str) -> None:
+        (await http.post(f"{fleet.gateway}/workers", json={"url": server})).raise_for_status()
+        async with asyncio.timeout(60):
+            while await healthy(http) < 2:
+                await asyncio.sleep(0.1)
+
+    async def healthy(http: httpx.AsyncClient) -> int:
+        return int((await http.get(f"{fleet.gateway}/readiness")).json()["healthy_workers"])
+
+    run(scenario)
 
 
 def test_programs_stay_and_survive_a_killed_server(fleet: Fleet) -> None:
@@ -130,23 +182,27 @@ def test_programs_stay_and_survive_a_killed_server(fleet: Fleet) -> None:
     Nothing is answered twice, and at the other server a program is as old as it was.
     """
 
-    async def scenario() -> None:
-        async with httpx.AsyncClient(timeout=120) as http:
-            agents = clients(fleet, http)
-            await calls(agents)
-            for agent in agents:
-                assert len(set(agent.servers)) == 1
-            shares = Counter(agent.servers[0] for agent in agents)
-            assert sorted(shares.values()) == [PROGRAMS // 2, PROGRAMS // 2]
-            lost, kept = fleet.pids
+    async def scenario(http: httpx.AsyncClient) -> None:
+        lost, kept = fleet.pids
+        async with agents_of(fleet, "run", 20) as agents:
+            used = await make_calls(agents)
+            assert {len(servers) for servers in used} == {1}
+            assert set.union(*used) == {lost, kept}
             await kill_midway(http, agents, lost)
             moved = [agent for agent in agents if agent.servers[0] == lost]
             await until_moved(moved)
-            await check_moved(http, agents, moved, kept)
+            for agent in moved:
+                check_age(agent, kept)
+            assert await make_calls(agents) == [{kept}] * len(agents)
+            served = await programs_at(http, kept)
+            for agent in agents:
+                assert served[agent.name]["calls_completed"] == agent.servers.count(kept)
+                assert served[agent.name]["calls_aborted"] == 0
+            answers = [meta["id"] for agent in agents for meta in agent.answered]
+            assert len(set(answers)) == len(answers)
 
-    async def kill_midway(http: httpx.AsyncClient, agents: list[Client], lost: str) -> None:
-        flying = [asyncio.create_task(agent.call(400)) for agent in agents]
-        await until_busy(http, lost, PROGRAMS // 2)
+    async def kill_midway(http: httpx.AsyncClient, agents: list[Agent], lost: str) -> None:
+        flying = await fly(http, agents, 400, lost)
         os.kill(fleet.pids[lost], signal.SIGKILL)
         for agent, response in zip(agents, await asyncio.gather(*flying), strict=True):
             if agent.servers[0] == lost:
@@ -155,56 +211,33 @@ def test_programs_stay_and_survive_a_killed_server(fleet: Fleet) -> None:
             else:
                 assert response.status_code == 200
 
-    async def until_moved(moved: list[Client]) -> None:
+    async def until_moved(moved: list[Agent]) -> None:
         """The gateway looks every 2 s; until then calls are refused as never sent."""
         async with asyncio.timeout(60):
             for agent in moved:
-                while (response := await agent.call(12)).status_code != 200:
+                while (response := await agent.call()).status_code != 200:
                     assert response.json()["error"]["code"] == "call_upstream_connection_failed"
 
-    async def check_moved(
-        http: httpx.AsyncClient, agents: list[Client], moved: list[Client], kept: str
-    ) -> None:
-        for agent in moved:
-            assert agent.servers[-1] == kept
-            before, first = agent.answered[-2:]
-            had = before["program"]["priority_ms"] + before["program"]["service_ms"]
-            assert first["program"]["priority_ms"] == pytest.approx(had, abs=0.01)
-        await calls(agents)
-        served = await programs_at(http, kept)
-        for agent in agents:
-            assert set(agent.servers[-CALLS:]) == {kept}
-            here = agent.servers.count(kept)
-            assert served[agent.name]["calls_completed"] == here
-            assert served[agent.name]["calls_aborted"] == 0
-        answers = [meta["id"] for agent in agents for meta in agent.answered]
-        assert len(set(answers)) == len(answers)
+    def check_age(agent: Agent, kept: str) -> None:
+        assert agent.servers[-1] == kept
+        before, first = (meta["program"] for meta in agent.answered[-2:])
+        had = before["priority_ms"] + before["service_ms"]
+        assert first["id"] == agent.name
+        assert first["priority_ms"] == pytest.approx(had, abs=0.01)
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
-def test_a_drained_server_finishes_its_calls(fleet: Fleet) -> None:
-    """Taken out of the gateway, then stopped: no call fails, and its programs go on elsewhere."""
+def test_a_server_that_is_told_to_end_finishes_its_calls(fleet: Fleet) -> None:
+    """SIGTERM, as a supervisor sends it; the calls in flight are answered."""
 
-    async def scenario() -> None:
-        async with httpx.AsyncClient(timeout=120) as http:
-            agents = clients(fleet, http)
-            await calls(agents)
-            leaving, staying = fleet.pids
-            flying = [asyncio.create_task(agent.call(300)) for agent in agents]
-            await until_busy(http, leaving, PROGRAMS // 2)
-            await remove(http, leaving)
-            await calls(clients(fleet, http)[:4])
-            os.kill(fleet.pids[leaving], signal.SIGTERM)
+    async def scenario(http: httpx.AsyncClient) -> None:
+        _, last = fleet.pids
+        async with agents_of(fleet, "late", 4) as agents:
+            await make_calls(agents)
+            flying = await fly(http, agents, 300, last)
+            os.kill(fleet.pids[last], signal.SIGTERM)
             for response in await asyncio.gather(*flying):
                 assert response.status_code == 200
-            await calls(agents)
-            for agent in agents:
-                assert set(agent.servers[-CALLS:]) == {staying}
 
-    async def remove(http: httpx.AsyncClient, server: str) -> None:
-        workers = (await http.get(f"{fleet.gateway}/workers")).json()["workers"]
-        [found] = [worker["id"] for worker in workers if worker["url"] == server]
-        (await http.delete(f"{fleet.gateway}/workers/{found}")).raise_for_status()
-
-    asyncio.run(scenario())
+    run(scenario)
