@@ -1,68 +1,40 @@
-"""Two replicas behind SGLang's own controller: where calls go."""
+"""Two replicas behind SGLang's own controller: where calls go. The last test ends one of them."""
 
 from __future__ import annotations
 
-import os
+import json
+import pickle
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
-from tests.engine.harness import Server, generation, running_server, tiny_flags
+from tests.engine.harness import Server, generation
+from tests.engine.replicas import (
+    CORES,
+    call,
+    check_goes_on_alone,
+    conversation,
+    processes,
+    replica,
+    states,
+    tokens,
+    two_replicas,
+)
 
 pytestmark = pytest.mark.engine
 
-TWO = ["--dp-size", "2"]
-# What a prefix is worth depends on what it costs to compute.
-COST = {"base_ms": 8.0, "per_prefill_token_ms": 0.1, "per_decode_call_ms": 0.05}
-# One core each; a machine with one core lets them share it.
-CORES = {"SGLANG_CPU_OMP_THREADS_BIND": "0|1" if (os.cpu_count() or 1) > 1 else "0|0"}
 
-
-@pytest.fixture(scope="module", params=["program", "program-radix"])
-def server(
-    request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
-    """A server of two replicas, under each of our placements."""
-    flags = [*tiny_flags(tiny_model, slots=8), *TWO, "--load-balance-method", request.param]
+@pytest.fixture(scope="module")
+def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Placement by cost; a request may bring code, to make a replica fail."""
     folder = tmp_path_factory.mktemp("dp")
-    with running_server(folder, flags, env=CORES, cost=COST) as running:
+    more = ["--enable-custom-logit-processor"]
+    with two_replicas(tiny_model, folder, "program-radix", *more) as running:
         yield running
-
-
-def tokens(salt: int, count: int) -> list[int]:
-    """A prompt that shares no prefix with another salt's."""
-    return [(salt * 7919 + i * 31) % 40_000 + 10 for i in range(count)]
-
-
-def call(server: Server, program: str, prompt: list[int], **more: Any) -> dict[str, Any]:
-    body = {
-        "input_ids": prompt,
-        "sampling_params": generation(4),
-        "program": {"id": program},
-        **more,
-    }
-    answer: dict[str, Any] = server.generate(body)
-    return answer
-
-
-def replica(answer: dict[str, Any]) -> int:
-    return int(answer["meta_info"]["program"]["replica"])
-
-
-def states(server: Server) -> list[dict[str, Any]]:
-    """The scheduling state of the replicas that answer, by number."""
-    found = [state["program"] for state in server.get("/server_info").json()["internal_states"]]
-    return sorted(found, key=lambda state: int(state["replica"]))
-
-
-def processes(server: Server) -> list[int]:
-    """The scheduler process of each replica."""
-    return [int(state["processes"][0]["pid"]) for state in states(server)]
 
 
 def test_a_long_program_stays_at_its_replica(server: Server) -> None:
@@ -76,23 +48,13 @@ def test_a_long_program_stays_at_its_replica(server: Server) -> None:
     assert {replica(answers[0]) for answers in runs} == {0, 1}
 
 
-def conversation(server: Server, number: int) -> list[dict[str, Any]]:
-    """Four calls, each with all of the one before in its prompt, all of them long."""
-    prompt, answers = tokens(number, 2100), []
-    for turn in range(4):
-        answers.append(call(server, f"long-{number}", prompt))
-        prompt = prompt + answers[-1]["output_ids"] + tokens(1000 + 10 * number + turn, 20)
-    return answers
-
-
 def test_short_calls_are_spread(server: Server) -> None:
     """Unrelated calls that come together use both replicas, and the table says who ran what."""
+    long = generation(200)
     with ThreadPoolExecutor(8) as pool:
         answers = list(
             pool.map(
-                lambda i: call(
-                    server, f"short-{i}", tokens(5000 + i, 20), sampling_params=generation(200)
-                ),
+                lambda i: call(server, f"short-{i}", tokens(5000 + i, 20), sampling_params=long),
                 range(8),
             )
         )
@@ -131,3 +93,18 @@ def test_every_replica_charges_by_the_same_model(server: Server) -> None:
     models = [state["cost_model"] for state in states(server)]
     assert len(models) == 2
     assert models[0] == models[1]
+
+
+def test_a_replica_that_raises_fails_alone(server: Server) -> None:
+    """An exception in one scheduler would end SGLang's whole server."""
+    # A dict where a function is expected: found out in the scheduler.
+    body = {
+        "input_ids": [5],
+        "sampling_params": generation(4),
+        "custom_logit_processor": json.dumps({"callable": pickle.dumps(dict).hex()}),
+        "routed_dp_rank": 0,
+    }
+    response = server.post("/generate", body)
+    assert response.status_code == 503
+    assert "replica 0 died" in response.text
+    check_goes_on_alone(server, left=1)
