@@ -20,10 +20,14 @@ CORES = {"SGLANG_CPU_OMP_THREADS_BIND": "0|1" if (os.cpu_count() or 1) > 1 else 
 
 
 @contextmanager
-def two_replicas(model: Path, folder: Path, placement: str, *more: str) -> Iterator[Server]:
+def two_replicas(
+    model: Path, folder: Path, placement: str, *more: str, survives: bool = True
+) -> Iterator[Server]:
     """A server of two replicas under one of our placements."""
     flags = [*tiny_flags(model, slots=8), "--dp-size", "2", "--load-balance-method", placement]
-    with running_server(folder, [*flags, *more], env=CORES, cost=COST) as running:
+    with running_server(
+        folder, [*flags, *more], env=CORES, cost=COST, survives=survives
+    ) as running:
         yield running
 
 
