@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from tests.engine.test_storm import MODES, QUANTA, check_complete
 pytestmark = pytest.mark.engine
 
 ALL_CALLS = 2000
+LENGTHS = (2, 6, 20, 45)
 
 
 def digests(server: Server) -> tuple[str, str]:
@@ -23,19 +24,19 @@ def digests(server: Server) -> tuple[str, str]:
 
 
 def test_ranks_never_diverge_under_preemption(tiny_model: Path, tmp_path: Path) -> None:
-    """2,000 calls over 8 slots, looked at all the while: both ranks ran the same steps for the same
+    """2,000 calls over 16 slots, looked at all the while: both ranks ran the same steps for the same
     calls, took out the same victims, and read the same modelled clock.
     """
     flags, env = MODES["tp-2"]
     with (
         running_server(
-            tmp_path, [*tiny_flags(tiny_model, slots=8), *QUANTA, *flags], env=env
+            tmp_path, [*tiny_flags(tiny_model, slots=16), *QUANTA, *flags], env=env
         ) as server,
         ThreadPoolExecutor(1) as pool,
     ):
-        running = pool.submit(storm, server, programs=ALL_CALLS // CALLS)
+        running = pool.submit(storm, server, programs=ALL_CALLS // CALLS, lengths=LENGTHS)
         seen = []
-        while not running.done():
+        while wait([running], timeout=0.5).not_done:
             seen.append(digests(server))
         outcomes = running.result()
         state = server.wait_until_idle()
