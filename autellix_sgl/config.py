@@ -83,9 +83,13 @@ class ProgramArgs:
     def from_namespace(
         cls, namespace: argparse.Namespace, *, placement: str | None = None
     ) -> ProgramArgs:
-        names = [field.name for field in fields(cls) if field.name != "placement"]
-        flags = {name: getattr(namespace, f"program_{name}") for name in names}
+        flags = {name: getattr(namespace, f"program_{name}") for name in program_flags()}
         return cls(**flags, placement=placement)
+
+
+def program_flags() -> list[str]:
+    """The fields of ProgramArgs that are ``--program-*`` flags."""
+    return [field.name for field in fields(ProgramArgs) if field.name != "placement"]
 
 
 def _require(

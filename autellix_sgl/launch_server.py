@@ -165,6 +165,7 @@ def serve(argv: Sequence[str]) -> None:
     from sglang.srt.utils.common import suppress_noisy_warnings
 
     from autellix_sgl.runtime import cpu
+    from autellix_sgl.runtime.cpu import threads
     from autellix_sgl.runtime.server import launch
 
     suppress_noisy_warnings()
@@ -172,6 +173,8 @@ def serve(argv: Sequence[str]) -> None:
     if uses_cpu_engine():
         cpu.install()  # before the flags are read: it adds a choice to one of them
     server_args = parse_server_args(sglang_argv)
+    if uses_cpu_engine():
+        threads.share(server_args.dp_size * server_args.tp_size)
     check_address(server_args.host, server_args.port)
     on_ready = partial(announce, server_args, tenants=program_args.tenants is not None)
     try:

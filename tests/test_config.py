@@ -134,3 +134,11 @@ def test_every_mode_that_does_not_fit_is_refused_with_its_reason(
     assert str(refused.value).startswith(named)
     assert str(refused.value).endswith(WAY_OUT)
     check_supported(config, ProgramArgs(policy="none"))
+
+
+def test_the_offline_engine_refuses_to_place_by_program() -> None:
+    """Nobody would watch its replicas between two of its calls."""
+    from autellix_sgl.engine import Engine
+
+    with pytest.raises(ConfigError, match="program-radix needs a server"):
+        Engine(load_balance_method="program-radix", dp_size=2)

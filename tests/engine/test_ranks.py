@@ -24,7 +24,7 @@ def digests(server: Server) -> tuple[str, str]:
 
 
 def test_ranks_never_diverge_under_preemption(tiny_model: Path, tmp_path: Path) -> None:
-    """2,000 calls over 16 slots, looked at all the while: both ranks ran the same steps for the same
+    """2,000 calls over 16 slots, looked at meanwhile: both ranks ran the same steps for the same
     calls, took out the same victims, and read the same modelled clock.
     """
     flags, env = MODES["tp-2"]
