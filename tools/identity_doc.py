@@ -6,10 +6,10 @@ python tools/identity_doc.py --check      exit 1 if the file is stale
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable
+
+from written_doc import command, table
 
 from autellix_sgl.runtime.identity.sources import (
     MAX_ID_CHARACTERS,
@@ -22,8 +22,6 @@ from autellix_sgl.runtime.identity.sources import (
     Place,
     Source,
 )
-
-DOCUMENT = Path(__file__).parent.parent / "docs" / "identity.md"
 
 TEXT = """\
 # Which program is a request of?
@@ -102,7 +100,7 @@ def document() -> str:
     )
     head = ("", "row", "program", "thread", "parent", "end", "a bad value is", "sent by")
     return TEXT.format(
-        table=_table(head, rows),
+        table=table(head, rows),
         characters=MAX_ID_CHARACTERS,
         services=_listed([_shown(field) for field in SERVICE_FIELDS]),
         users=_listed([_shown(field) for field in USER_FIELDS]),
@@ -132,26 +130,5 @@ def _treatment(source: Source) -> str:
     return "refused" if source.strict else "ignored"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python tools/identity_doc.py", description=__doc__)
-    action = parser.add_mutually_exclusive_group(required=True)
-    action.add_argument("--write", action="store_true", help="write docs/identity.md")
-    action.add_argument("--check", action="store_true", help="exit 1 if docs/identity.md is stale")
-    args = parser.parse_args(argv)
-    if args.write:
-        DOCUMENT.write_text(document(), encoding="utf-8")
-        return 0
-    if DOCUMENT.is_file() and DOCUMENT.read_text(encoding="utf-8") == document():
-        return 0
-    sys.stderr.write("docs/identity.md is stale: run `python tools/identity_doc.py --write`\n")
-    return 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command("identity.md", document, __doc__))
