@@ -51,8 +51,8 @@ class Call:
     ``service_ms`` and ``wait_ms`` are totals, ``recent_service_ms`` and ``recent_wait_ms`` are the
     t and w of Algorithm 1, which a promotion sets to zero. ``queued_at_ms`` is the scheduler's
     modelled clock when the current wait began, None while the call runs. ``waits`` splits
-    ``wait_ms`` by reason, ``mark`` is for the wait that goes on (both: see ``waits``). ``account`` is
-    its tenant's, if tenants have shares here.
+    ``wait_ms`` by reason, ``mark`` is for the wait that goes on (see the module ``waits``).
+    ``account`` is its tenant's, if tenants have shares here.
     """
 
     id: str

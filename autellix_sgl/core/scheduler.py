@@ -453,7 +453,6 @@ class CallScheduler:
                 },
             )
 
-
     def _tell_waits(self, call: Call) -> None:
         """How long the call has waited so far and why, the longest reason first."""
         if self._record is not None and call.wait_ms > 0:

@@ -32,6 +32,10 @@ from itertools import islice
 from autellix_sgl.core.queue import CallQueue, Key
 from autellix_sgl.errors import ConfigError
 
+# A turn by default, in the time that a full batch takes to get its service: a driver multiplies by
+# its slots.
+SHARE_TURN_MS = 1000.0
+
 # Accounts are looked through for such as can be forgotten when there are so many, or three times
 # as many as were kept the last time.
 FEW_ACCOUNTS = 64

@@ -6,12 +6,12 @@ A trace is JSON lines, each ``[event, {fields}]``, written by
     ["start", {"policy": "atlas", "boundaries_ms": [200.0, ...], "quanta_ms": [200.0, ..., null],
                "cost_model": {"base_ms": ..., ...}, "starvation_ratio": 8.0, "interval": 4}]
 
-(a quantum of null has no end; where tenants have shares, ``share_turn_ms`` too), written once; ``["cost_model", {"base_ms": ..., ...}]`` stands
-wherever the model was replaced. All others are what :class:`~autellix_sgl.core.CallScheduler`
-tells its ``record``. Replayed are arrive, admit, requeue, step, remove and short_of; promote and
-choose_victims are decisions, so they are asked for and compared. Every field is compared: level,
-ticket and clock to the last bit, and who had to make way. ``waits`` lines, which say why a call
-waited, are compared where the trace has them.
+(a quantum of null has no end; where tenants have shares, ``share_turn_ms`` too), written once;
+``["cost_model", {"base_ms": ..., ...}]`` stands wherever the model was replaced. All others are
+what :class:`~autellix_sgl.core.CallScheduler` tells its ``record``. Replayed are arrive, admit,
+requeue, step, remove and short_of; promote and choose_victims are decisions, so they are asked for
+and compared. Every field is compared: level, ticket and clock to the last bit, and who had to make
+way. ``waits`` lines, which say why a call waited, are compared where the trace has them.
 """
 
 from __future__ import annotations
