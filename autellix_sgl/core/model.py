@@ -23,7 +23,7 @@ class CallStamp:
     ``priority_ms`` is p(c) of the paper's section 4.2: the attained service that orders the call.
     ``program_wait_ms`` and ``program_service_ms`` are W and T of Algorithm 1: the program's totals
     over its completed calls, for anti-starvation. ``tenant`` is whose share of the machine the call
-    is charged to, and ``weight`` that share against the others'.
+    is charged to, and ``weight`` that share against the largest, which is 1.
     """
 
     program: str

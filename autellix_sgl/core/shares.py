@@ -45,9 +45,10 @@ FEW_ACCOUNTS = 64
 class Account:
     """One tenant's standing in one scheduler.
 
-    ``virtual_ms`` only grows, and ``turn`` with it. ``service_ms`` is what it was charged since the
-    account was opened, ``calls`` how many it has here. ``first`` is where its best waiting call
-    stands among all tenants', None if none waits.
+    ``weight`` is at most 1, the largest: that tenant's turn is as long as a turn is, the others'
+    are shorter. ``virtual_ms`` only grows, and ``turn`` with it. ``service_ms`` is what it was
+    charged since the account was opened, ``calls`` how many it has here. ``first`` is where its
+    best waiting call stands among all tenants', None if none waits.
     """
 
     tenant: str
@@ -86,8 +87,8 @@ class SharedQueue:
 
     def open(self, call_id: str, tenant: str, weight: float) -> Account:
         """A call of *tenant* arrived; its weight counts from now on."""
-        if not 0 < weight < float("inf"):
-            raise ConfigError(f"shares: weight of {tenant!r} must be positive, got {weight}")
+        if not 0 < weight <= 1:
+            raise ConfigError(f"shares: weight of {tenant!r} must be in (0, 1], got {weight}")
         account = self._accounts.get(tenant)
         if account is None:
             self._forget_settled()

@@ -96,13 +96,14 @@ def shares(
 def _played(
     setting: Setting, workload: Workload, tenants: Sequence[Tenant], system: str
 ) -> dict[str, object]:
+    largest = max(tenant.weight for tenant in tenants)
     meter = ShareMeter([tenant.name for tenant in tenants], setting.server.cost)
     simulation = Simulation(
         workload,
         setting.server,
         system_named(system),
         tuning=setting.tuning,
-        weights={tenant.name: tenant.weight for tenant in tenants},
+        weights={tenant.name: tenant.weight / largest for tenant in tenants},
         record=meter.record,
     )
     simulation.run()
