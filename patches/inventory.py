@@ -43,8 +43,16 @@ AUTHENTICATION = (
     "sglang.srt.entrypoints.http_server:_execute_server_warmup",
     "sglang.srt.runtime_context:_ConfigBag.override",
 )
+# A question of ours goes to every scheduler, and is answered, as SGLang's for the internal state.
+QUESTIONS = (
+    "sglang.srt.managers.tokenizer_control_mixin:TokenizerControlMixin.get_internal_state",
+    "sglang.srt.managers.tokenizer_control_mixin:TokenizerControlMixin.init_communicators",
+    "sglang.srt.managers.communicator:FanOutCommunicator.queueing_call",
+    "sglang.utils:TypeBasedDispatcher.__call__",
+)
 MESSAGES = (
     "sglang.srt.managers.io_struct:TokenizedGenerateReqInput",
+    "sglang.srt.managers.io_struct:GetInternalStateReq",
     "sglang.srt.managers.io_struct:hook_custom_types",
 )
 
@@ -55,6 +63,6 @@ def relied_on() -> list[str]:
     for patch in PATCHES:
         for target in (patch.target, *patch.depends):
             targets[target] = None
-    for target in (*TOKENIZER_MANAGER_METHODS, *AUTHENTICATION, *MESSAGES):
+    for target in (*TOKENIZER_MANAGER_METHODS, *AUTHENTICATION, *QUESTIONS, *MESSAGES):
         targets[target] = None
     return list(targets)
