@@ -43,6 +43,7 @@ class ProgramArgs:
     trace: str | None = None
     tenants: str | None = None
     placement: str | None = None
+    shares: str | None = None
 
     def __post_init__(self) -> None:
         if self.policy != STOCK:
@@ -62,6 +63,11 @@ class ProgramArgs:
             raise ConfigError(
                 "--program-tenants does not go with --program-policy none: SGLang's own server "
                 "would not ask for the tenants' keys"
+            )
+        if self.stock and self.shares is not None:
+            raise ConfigError(
+                "--program-shares does not go with --program-policy none: SGLang's own scheduler "
+                "knows no tenants"
             )
 
     @property
@@ -230,4 +236,11 @@ def add_program_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="API keys by tenant, in place of --api-key: a JSON object of names and keys. Tenants "
         "do not see each other's programs. Needs --admin-api-key.",
+    )
+    group.add_argument(
+        "--program-shares",
+        default=default.shares,
+        metavar="FILE",
+        help="Weighted shares of the machine for tenants or users, from a JSON or TOML file, which "
+        "is read again when it changes. Without it nobody is held to a share.",
     )

@@ -355,6 +355,16 @@ def _replica_rows(replica: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "running", f"{_number(replica.get('running'))} calls"
     for name, value in (replica.get("counters") or {}).items():
         yield name.replace("_", " "), _number(value)
+    for share in replica.get("shares") or []:
+        yield f"tenant {share.get('tenant') or 'without a name'}", _share_text(share)
+
+
+def _share_text(share: Mapping[str, Any]) -> str:
+    return (
+        f"weight {_number(share.get('weight'))}, served {_number(share.get('service_ms'))} ms, "
+        f"in turn {_number(share.get('turn'))}, {_number(share.get('waiting'))} of "
+        f"{_number(share.get('calls'))} calls wait"
+    )
 
 
 def _level_rows(replica: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:

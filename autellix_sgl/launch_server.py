@@ -30,6 +30,7 @@ from autellix_sgl.config import (
 )
 from autellix_sgl.errors import ActivationError, AutellixError, ConfigError
 from autellix_sgl.runtime.platform import uses_cpu_engine
+from autellix_sgl.runtime.shares import Shares
 from autellix_sgl.runtime.tenants import Tenants
 from autellix_sgl.server_defaults import flag_value, server_defaults
 
@@ -79,6 +80,8 @@ def parse_program_args(argv: Sequence[str]) -> tuple[ProgramArgs, list[str]]:
     args.initial_cost_model()
     if args.tenants is not None:
         Tenants.load(Path(args.tenants))
+    if args.shares is not None:
+        Shares.load(Path(args.shares))
     return args, rest
 
 

@@ -68,8 +68,15 @@ AUTHENTICATION = (
     "sglang.srt.entrypoints.http_server:_execute_server_warmup",
     "sglang.srt.runtime_context:_ConfigBag.override",
 )
+# A question of ours goes to every scheduler, and is answered, as SGLang's for the internal state.
+QUESTIONS = (
+    f"{CONTROL}:TokenizerControlMixin.get_internal_state",
+    f"{CONTROL}:TokenizerControlMixin.init_communicators",
+    "sglang.utils:TypeBasedDispatcher.__call__",
+)
 MESSAGES = (
     "sglang.srt.managers.io_struct:TokenizedGenerateReqInput",
+    "sglang.srt.managers.io_struct:GetInternalStateReq",
     "sglang.srt.managers.io_struct:hook_custom_types",
 )
 
@@ -80,6 +87,13 @@ def relied_on() -> list[str]:
     for patch in PATCHES:
         for target in (patch.target, *patch.depends):
             targets[target] = None
-    for target in (*TOKENIZER_MANAGER_METHODS, *AUTHENTICATION, *DATA_PARALLEL, *MESSAGES):
+    seams = (
+        *TOKENIZER_MANAGER_METHODS,
+        *AUTHENTICATION,
+        *DATA_PARALLEL,
+        *QUESTIONS,
+        *MESSAGES,
+    )
+    for target in seams:
         targets[target] = None
     return list(targets)

@@ -17,11 +17,16 @@ from autellix_sgl.core.policies import POLICIES, Policy, policy_named
 from autellix_sgl.core.preemption import Candidate, Running, choose_victims
 from autellix_sgl.core.queue import CallQueue
 from autellix_sgl.core.scheduler import CallScheduler
+from autellix_sgl.core.shares import SHARE_TURN_MS, Account
 from autellix_sgl.core.table import ActiveCall, ProcessTable, Program, TableStatistics
+from autellix_sgl.core.waits import REASONS, Reason, by_reason
 
 __all__ = [
     "PLACEMENTS",
     "POLICIES",
+    "REASONS",
+    "SHARE_TURN_MS",
+    "Account",
     "ActiveCall",
     "Call",
     "CallQueue",
@@ -36,9 +41,11 @@ __all__ = [
     "Policy",
     "ProcessTable",
     "Program",
+    "Reason",
     "Running",
     "StepWork",
     "TableStatistics",
+    "by_reason",
     "choose_victims",
     "policy_named",
 ]

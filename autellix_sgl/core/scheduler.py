@@ -21,6 +21,8 @@ from autellix_sgl.core.model import Call, CallStamp, CallStatistics
 from autellix_sgl.core.policies import Policy
 from autellix_sgl.core.preemption import Candidate, Running, choose_victims
 from autellix_sgl.core.queue import CallQueue, Key
+from autellix_sgl.core.shares import Account, SharedQueue
+from autellix_sgl.core.waits import Rank, Reason, WaitClock, add, by_reason, settled
 from autellix_sgl.errors import ConfigError, UnknownCall
 
 Recorder = Callable[[str, dict[str, object]], None]
@@ -31,6 +33,7 @@ class CallScheduler:
 
     ``starvation_ratio`` is beta of Algorithm 1 (0: never promote). ``interval`` is N: a preemption
     pass is due after N steps, or at once when a call arrives that beats a running one.
+    ``share_turn_ms``: tenants have shares, in turns of so much service (see ``shares``).
     ``record`` is told what the scheduler is made of, then every event and what was decided, enough
     to decide the run again (:mod:`autellix_sgl.sim.replay`).
     """
@@ -43,6 +46,7 @@ class CallScheduler:
         *,
         starvation_ratio: float = 0.0,
         interval: int = 1,
+        share_turn_ms: float | None = None,
         record: Recorder | None = None,
     ) -> None:
         if starvation_ratio < 0:
@@ -57,8 +61,12 @@ class CallScheduler:
         self.clock_ms = 0.0
         self._record = record
         self._calls: dict[str, Call] = {}
-        self._queue = CallQueue()
+        self._shares = None if share_turn_ms is None else SharedQueue(share_turn_ms)
+        self._queue = CallQueue() if self._shares is None else self._shares
         self._running: dict[str, Call] = {}
+        self._waits = WaitClock()
+        self._short_of = Reason.SLOTS
+        self._front: Rank | None = None
         self._due: list[tuple[float, int, str]] = []
         self._next_ticket = 0
         self._steps_since_pass = 0
@@ -82,18 +90,21 @@ class CallScheduler:
             queued_at_ms=self.clock_ms,
         )
         self._calls[call_id] = call
+        if self._shares is not None:
+            call.account = self._shares.open(call_id, stamp.tenant, stamp.weight)
         self._enqueue(call)
         self._urgent = self._urgent or self._beats_a_running_call(call.key)
-        self._tell("arrive", call, stamp=stamp)
+        if self._record is not None:
+            self._tell("arrive", call, stamp=stamp.record())
         return call
 
     def admit(self, call_id: str) -> None:
         """A waiting call was taken into the batch."""
         call = self._expect(call_id, waiting=True)
-        self._queue.remove(call.key)
-        self._stop_waiting(call)
+        self._dequeue(call)
         self._running[call_id] = call
         self._tell("admit", call)
+        self._tell_waits(call)
 
     def requeue(self, call_id: str) -> None:
         """A running call was put back (preempted, parked or retracted); it keeps its place."""
@@ -113,7 +124,7 @@ class CallScheduler:
         (sums may differ in the last bit), for drivers that jump over what cannot change anything.
         """
         if repeat == 1:
-            self.clock_ms += self.cost_model.step_ms(work)
+            self._pass_time(self.cost_model.step_ms(work))
             for call_id, charge_ms in self.cost_model.charges_ms(work):
                 call = self._running.get(call_id)
                 if call is not None:
@@ -131,11 +142,14 @@ class CallScheduler:
         if call is None:
             raise UnknownCall(call_id, "left, but is not here")
         if call.waiting:
-            self._queue.remove(call.key)
-            self._stop_waiting(call)
+            self._dequeue(call)
         else:
             del self._running[call_id]
+            self._front = None
+        if self._shares is not None:
+            self._shares.close(call_id)
         self._tell("remove", call)
+        self._tell_waits(call)
         return statistics_of(call)
 
     def promote_starving(self) -> list[str]:
@@ -154,6 +168,14 @@ class CallScheduler:
             self._promote(call)
             promoted.append(call_id)
         return promoted
+
+    def short_of(self, reason: Reason) -> None:
+        """What the latest admission ran out of, memory or slots; it decides nothing."""
+        if reason is self._short_of:
+            return
+        self._short_of = reason
+        if self._record is not None:
+            self._record("short_of", {"reason": reason.value})
 
     def use_cost_model(self, model: CostModel) -> None:
         """Charge by *model* from the next step on."""
@@ -218,6 +240,19 @@ class CallScheduler:
         except KeyError:
             raise UnknownCall(call_id, "was asked for, but is not here") from None
 
+    def waits_of(self, call_id: str) -> tuple[float, tuple[float, ...]]:
+        """How long a call has waited until now, and that by reason; raises UnknownCall."""
+        call = self.call(call_id)
+        if call.queued_at_ms is None:
+            return call.wait_ms, settled(call.wait_ms, call.waits)
+        waited_ms = self.clock_ms - call.queued_at_ms
+        total_ms = call.wait_ms + waited_ms
+        return total_ms, settled(total_ms, self._waits_with(call, waited_ms))
+
+    def accounts(self) -> Iterable[Account]:
+        """The tenants' standing here, where they have shares."""
+        return () if self._shares is None else self._shares.accounts()
+
     def head(self, limit: int) -> list[str]:
         """At most *limit* waiting call ids, best first."""
         return self._queue.head(limit)
@@ -262,6 +297,7 @@ class CallScheduler:
 
     def _describe(self) -> dict[str, object]:
         levels = self.levels
+        shares = {} if self._shares is None else {"share_turn_ms": self._shares.turn_ms}
         return {
             "policy": self.policy.name,
             "boundaries_ms": list(levels.boundaries_ms),
@@ -269,6 +305,7 @@ class CallScheduler:
             "cost_model": self.cost_model.as_dict(),
             "starvation_ratio": self.starvation_ratio,
             "interval": self.interval,
+            **shares,
         }
 
     def _draw_ticket(self) -> int:
@@ -286,6 +323,8 @@ class CallScheduler:
 
     def _enqueue(self, call: Call) -> None:
         self._queue.push(call.key, call.id)
+        call.mark = self._waits.begin(call.tenant, call.rank)
+        self._front = None
         call.due_ms = None
         # At the top there is nowhere to be promoted to.
         if self.starvation_ratio > 0 and call.level > 0:
@@ -298,6 +337,13 @@ class CallScheduler:
             heappush(self._due, (call.due_ms, call.ticket, call.id))
             self._forget_stale_dues()
 
+    def _dequeue(self, call: Call) -> None:
+        self._queue.remove(call.key)
+        self._stop_waiting(call)
+        if call.account is not None and call.account.first is None:
+            self._waits.forget(call.tenant)
+        self._front = None
+
     def _forget_stale_dues(self) -> None:
         """Rebuild the heap once most of its entries are of waits that are over (amortised O(1))."""
         if len(self._due) > 64 + 2 * len(self._queue):
@@ -309,20 +355,50 @@ class CallScheduler:
         assert call.queued_at_ms is not None
         waited = self.clock_ms - call.queued_at_ms
         call.wait_ms += waited
+        call.waits = self._waits_with(call, waited)
         call.recent_wait_ms += waited
         call.queued_at_ms = None
         call.due_ms = None
+
+    def _waits_with(self, call: Call, waited_ms: float) -> tuple[float, ...]:
+        """The call's waits by reason, the one that goes on and has taken *waited_ms* included."""
+        more = self._waits.end(call.tenant, call.rank, call.mark, waited_ms)
+        return add(call.waits, more)
+
+    def _pass_time(self, ms: float) -> None:
+        self.clock_ms += ms
+        if len(self._queue):
+            if self._front is None:
+                self._front = self._find_front()
+            self._waits.advance(self._front, ms, self._short_of)
+
+    def _find_front(self) -> Rank:
+        """The better of the best waiting call's rank and the worst running one's."""
+        best = self._calls[self._queue.head(1)[0]].rank
+        self._waits.forget_turns_before(best[0])
+        return min(best, max((call.rank for call in self._running.values()), default=best))
+
+    def _charge_share(self, call: Call, charge_ms: float) -> None:
+        account = call.account
+        if account is None or self._shares is None:
+            return
+        before = account.turn
+        if self._shares.charge(account, charge_ms):
+            self._waits.move(account.tenant, before, account.turn)
+            self._front = None
 
     def _charge(self, call: Call, charge_ms: float) -> None:
         call.service_ms += charge_ms
         call.recent_service_ms += charge_ms
         call.quantum_left_ms -= charge_ms
+        self._charge_share(call, charge_ms)
         while call.quantum_left_ms <= 0:
             # What it overran comes off the next quantum: a step is not divisible, service is.
             call.level += 1
             call.quantum_left_ms += self.levels.quanta_ms[call.level]
             call.ticket = self._draw_ticket()
             call.demotions += 1
+            self._front = None
 
     def _charge_decodes(self, work: StepWork, repeat: int) -> None:
         """*repeat* decode steps at once; calls whose quantum ends on the way go step by step."""
@@ -330,7 +406,7 @@ class CallScheduler:
             raise ValueError(f"only decode steps repeat, and at least once (repeat={repeat})")
         charges = self.cost_model.decode_run_ms(work, repeat)
         total = sum(charges)
-        self.clock_ms += total
+        self._pass_time(total)
         crossing: list[Call] = []
         for call_id in work.decodes:
             call = self._running.get(call_id)
@@ -340,6 +416,7 @@ class CallScheduler:
                 call.service_ms += total
                 call.recent_service_ms += total
                 call.quantum_left_ms -= total
+                self._charge_share(call, total)
             else:
                 crossing.append(call)
         for charge_ms in charges if crossing else ():
@@ -347,8 +424,7 @@ class CallScheduler:
                 self._charge(call, charge_ms)
 
     def _promote(self, call: Call) -> None:
-        self._queue.remove(call.key)
-        self._stop_waiting(call)
+        self._dequeue(call)
         call.queued_at_ms = self.clock_ms
         call.recent_wait_ms = 0.0
         call.recent_service_ms = 0.0
@@ -372,9 +448,17 @@ class CallScheduler:
                     "level": call.level,
                     "ticket": call.ticket,
                     "clock_ms": self.clock_ms,
+                    **({} if call.account is None else {"turn": call.account.turn}),
                     **more,
                 },
             )
+
+    def _tell_waits(self, call: Call) -> None:
+        """How long the call has waited so far and why, the longest reason first."""
+        if self._record is not None and call.wait_ms > 0:
+            waits = settled(call.wait_ms, call.waits)
+            reasons = {reason.value: ms for reason, ms in by_reason(waits)}
+            self._record("waits", {"call": call.id, "wait_ms": call.wait_ms, "reasons": reasons})
 
 
 def _remembering(candidates: Iterable[Candidate], seen: list[Candidate]) -> Iterator[Candidate]:
@@ -393,4 +477,5 @@ def statistics_of(call: Call) -> CallStatistics:
         preemptions=call.preemptions,
         demotions=call.demotions,
         promotions=call.promotions,
+        waits=settled(call.wait_ms, call.waits),
     )

@@ -19,10 +19,14 @@ from autellix_sgl.core.footprint import Footprint
 from autellix_sgl.core.lineage import Key, Lineage
 from autellix_sgl.core.model import CallStamp, CallStatistics
 from autellix_sgl.core.policies import Policy
+from autellix_sgl.core.waits import NO_WAITS, add, settled
 from autellix_sgl.errors import ConfigError, UnknownCall, UnknownProgram
 
 # A program may name any number of threads; what is kept of them is bounded.
 MAX_THREADS_KEPT = 256
+
+# How its last calls fared is kept of a program, of so many of them.
+LAST_CALLS_KEPT = 4
 
 
 @dataclass(slots=True)
@@ -38,6 +42,17 @@ class ActiveCall:
     ends_program: bool
 
 
+@dataclass(frozen=True, slots=True)
+class LeftCall:
+    """A call that has left. ``left_at`` is wall clock."""
+
+    id: str
+    thread: str
+    left_at: float
+    aborted: bool
+    statistics: CallStatistics
+
+
 @dataclass(slots=True)
 class Program:
     """One agent run.
@@ -48,7 +63,7 @@ class Program:
     own program of a request that named none; it goes with its last call. ``engines`` counts its
     calls by the replica that ran them; ``footprint`` is for placing its next one. ``user`` is the
     end user that its latest call named, ``source`` how its first call named the program; both are
-    kept for showing only.
+    kept for showing only, as are ``waits``, W by reason, and the ``last_calls``, oldest first.
     """
 
     id: str
@@ -71,6 +86,13 @@ class Program:
     threads: dict[str, int] = field(default_factory=dict)
     footprint: Footprint = field(default_factory=Footprint)
     active: dict[str, ActiveCall] = field(default_factory=dict)
+    waits: tuple[float, ...] = NO_WAITS
+    last_calls: tuple[LeftCall, ...] = ()
+
+    @property
+    def settled_waits(self) -> tuple[float, ...]:
+        """``waits``, adding up to ``total_wait_ms`` exactly."""
+        return settled(self.total_wait_ms, self.waits)
 
     @property
     def key(self) -> Key:
@@ -187,6 +209,7 @@ class ProcessTable:
         """A call finished: charge its program; returns the program, which may be gone by now."""
         call, program = self._leave(call_id)
         self._account(program, call, statistics, engine)
+        _remember(program, LeftCall(call.id, call.thread, now, False, statistics))
         program.calls_completed += 1
         program.threads[call.thread] = program.threads.pop(call.thread, 0) + 1
         if len(program.threads) > MAX_THREADS_KEPT:
@@ -207,6 +230,7 @@ class ProcessTable:
         call, program = self._leave(call_id)
         if statistics is not None:
             self._account(program, call, statistics, engine)
+            _remember(program, LeftCall(call.id, call.thread, now, True, statistics))
         program.calls_aborted += 1
         self._aborted += 1
         self._settle(program, now=now, ends=False)
@@ -330,6 +354,7 @@ class ProcessTable:
         )
         program.total_service_ms += statistics.service_ms
         program.total_wait_ms += statistics.wait_ms
+        program.waits = add(program.waits, statistics.waits)
         program.preemptions += statistics.preemptions
         program.promotions += statistics.promotions
         program.engines[engine] = program.engines.get(engine, 0) + 1
@@ -365,3 +390,7 @@ class ProcessTable:
         self._size -= 1
         self._idle.pop(program.key, None)
         self._lineage.forget(program.tenant, program.id)
+
+
+def _remember(program: Program, call: LeftCall) -> None:
+    program.last_calls = (*program.last_calls[1 - LAST_CALLS_KEPT :], call)

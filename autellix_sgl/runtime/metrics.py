@@ -7,7 +7,7 @@ the environment variable that SGLang sets during the launch. Gauges keep the mos
 SGLang's do. And each series has one writer: the main process what the process table knows, the
 leading rank of a replica what its scheduler knows.
 
-Labels are bounded: the model's name, the replica, the level. Never a program's id.
+Labels are bounded: the model's name, the replica, the level, a reason. Never a program's id.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from autellix_sgl.core import CallScheduler, TableStatistics
+from autellix_sgl.core import CallScheduler, TableStatistics, by_reason
 from autellix_sgl.runtime.scheduler_counters import SchedulerCounters
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
     from autellix_sgl.runtime.replicas import Replicas
+    from autellix_sgl.runtime.shares import SharesFile
     from autellix_sgl.runtime.wire import CallReport
 
 Series = TypeVar("Series", "Gauge", "Counter", "Histogram")
@@ -74,6 +75,14 @@ IDENTITY_COUNTERS: Names = {
     "ignored": ("identities_ignored", "Values that could not be used as an id and were ignored."),
 }
 
+SHARES_GAUGES: Names = {
+    "current": ("shares_current", "1 if the shares' file as it is now is in effect, else 0."),
+}
+SHARES_COUNTERS: Names = {
+    "loaded": ("shares_loaded", "Versions of the shares' file that took effect."),
+    "rejected": ("shares_rejected", "Versions of it that were bad and changed nothing."),
+}
+
 
 class SchedulerMetrics:
     """What one replica's scheduler reports. Constructed on its leading rank only."""
@@ -121,16 +130,26 @@ class TableMetrics:
             "replica",
         )
         self._live = self._factory.gauges(REPLICA_GAUGES)
+        self._by_reason = self._factory.counter(
+            "call_wait_reason_seconds",
+            "What finished calls waited for, in modelled seconds.",
+            "replica",
+            "reason",
+        )
         self._by_source = {
             field: factory.counter(*name, "source") for field, name in IDENTITY_COUNTERS.items()
         }
         self._sources: dict[tuple[str, str], _Total] = {}
+        self._shares: tuple[Mapping[str, Gauge], Mapping[str, _Total]] | None = None
         self._published: TableStatistics | None = None
 
     def observe(self, report: CallReport) -> None:
         """A call left its scheduler."""
         wait = self._factory.bind(self._wait, replica=str(report.replica))
         wait.observe(report.wait_ms / 1e3)
+        for reason, ms in by_reason(report.waits):
+            labels = {"replica": str(report.replica), "reason": reason.value}
+            self._factory.bind(self._by_reason, **labels).inc(ms / 1e3)
 
     def publish(self, statistics: TableStatistics) -> None:
         """Bring the table's series up to date."""
@@ -151,6 +170,13 @@ class TableMetrics:
                     series = self._factory.bind(self._by_source[field], source=source)
                     total = self._sources[field, source] = _Total(series)
                 total.set(count)
+
+    def publish_shares(self, file: SharesFile) -> None:
+        """Bring the series of the shares' file up to date; there are none without one."""
+        if self._shares is None:
+            gauges = self._factory.gauges(SHARES_GAUGES)
+            self._shares = (gauges, self._factory.totals(SHARES_COUNTERS))
+        _publish(file, *self._shares)
 
 
 class _Total:

@@ -38,10 +38,12 @@ from sglang.srt.server_args import PortArgs, ServerArgs
 
 from autellix_sgl.config import ProgramArgs
 from autellix_sgl.core import (
+    SHARE_TURN_MS,
     CallScheduler,
     CallStamp,
     Candidate,
     CostModel,
+    Reason,
     Running,
     StepWork,
 )
@@ -64,7 +66,12 @@ from autellix_sgl.runtime.schedule_policy import LevelSchedulePolicy
 from autellix_sgl.runtime.scheduler_counters import SchedulerCounters
 from autellix_sgl.runtime.step_clock import StepClock
 from autellix_sgl.runtime.waiting import AdmissionWindow, WaitingCalls
-from autellix_sgl.runtime.wire import CallReport, ProgramGenerateReqInput
+from autellix_sgl.runtime.wire import (
+    CALLS_KEY,
+    CallReport,
+    ExplainCallsReq,
+    ProgramGenerateReqInput,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +82,9 @@ T = TypeVar("T")
 SPARE_CANDIDATES = 1
 SPARE_CANDIDATES_LPM = 16
 SPARE_CANDIDATES_LORA = 64
+
+# Of the tenants that have shares, those that are shown in the internal state.
+STANDINGS_SHOWN = 100
 
 COST_KEY_PREFIX = "program_cost_"
 
@@ -109,12 +119,15 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
         super().init_running_status()
         args = self.program_args
         self.trace = self._open_trace()
+        # A full batch has a turn's service in the time of a turn.
+        turn_ms = None if args.shares is None else SHARE_TURN_MS * self.max_running_requests
         self.calls = CallScheduler(
             args.core_policy(),
             args.core_levels(),
             args.initial_cost_model(),
             starvation_ratio=args.starvation_ratio,
             interval=args.schedule_interval,
+            share_turn_ms=turn_ms,
             record=self.trace.record if self.trace else None,
         )
         self.waiting_queue: WaitingCalls | AdmissionWindow = WaitingCalls(
@@ -130,7 +143,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
             self.enable_hierarchical_cache,
             self.enable_priority_scheduling,
             self.schedule_low_priority_values_first,
-            level_of=lambda req: self.calls.call(req.rid).level,
+            rank_of=lambda req: self.calls.call(req.rid).rank,
         )
 
     def get_output_streamer_class(self) -> type[SchedulerOutputStreamer]:
@@ -221,6 +234,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
             demotions=statistics.demotions,
             promotions=statistics.promotions,
             recomputed_tokens=self._recomputed.get(req.rid, 0),
+            waits=statistics.waits,
         )
 
     # -- the scheduling pass --------------------------------------------------------------------
@@ -254,6 +268,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
         self._refused_for_memory = (
             bool(left) and free_slots > admitted and plan.running_batch.batch_is_full
         )
+        self.calls.short_of(Reason.MEMORY if self._refused_for_memory else Reason.SLOTS)
         return plan
 
     def _remember_computed(self, taken_out: Iterable[Req]) -> None:
@@ -345,8 +360,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
         With lpm a level has no order of its own that a later arrival could break: only a better
         level preempts, so between equals the one that runs wins.
         """
-        level, ticket = key
-        return (level, int(waiting)) if self.schedule_policy == "lpm" else (level, ticket)
+        return (*key[:-1], int(waiting)) if self.schedule_policy == "lpm" else key
 
     def _has_logprobs_in_flight(self, req: Req) -> bool:
         """Whether the request sits in an unprocessed prefill that returns log-probabilities.
@@ -493,11 +507,28 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
         return SetInternalStateReqOutput(updated=True)
 
     def get_internal_state(self, recv_req: GetInternalStateReq) -> GetInternalStateReqOutput:
+        if isinstance(recv_req, ExplainCallsReq):
+            return GetInternalStateReqOutput(internal_state={CALLS_KEY: self._explain(recv_req)})
         # A control request reaches every rank in the same turn of its loop.
         digests = self._gather(self.digest.value)
         output = super().get_internal_state(recv_req)
         output.internal_state["program"] = {**self.program_state(), "digests": digests}
         return output
+
+    def _explain(self, request: ExplainCallsReq) -> dict[str, dict[str, Any]]:
+        """How those of the calls that are here have fared until now."""
+        found = {}
+        for rid in request.calls:
+            if rid in self.calls:
+                wait_ms, waits = self.calls.waits_of(rid)
+                call = self.calls.call(rid)
+                found[rid] = {
+                    "waiting": call.waiting,
+                    "level": call.level,
+                    "waited_ms": wait_ms,
+                    "waits": list(waits),
+                }
+        return found
 
     def program_state(self) -> dict[str, Any]:
         """What doctor, metrics and calibration want to know; JSON-ready."""
@@ -515,12 +546,28 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
             "waiting": calls.num_waiting,
             "running": calls.num_running,
             "calls_per_level": calls.calls_per_level(),
+            "shares": self._standings(),
             "remembered": len(self._stamps) + len(self._computed) + len(self._recomputed),
             "locked_tokens": int(self.tree_cache.protected_size()),
             "counters": self.counters.as_dict(),
             "processes": [report.as_dict() for report in self.process_reports],
             "samples": self.step_clock.samples(),
         }
+
+    def _standings(self) -> list[dict[str, Any]]:
+        """The tenants with calls here, as far as they have shares; the most served first."""
+        live = [account for account in self.calls.accounts() if account.calls]
+        return [
+            {
+                "tenant": account.tenant,
+                "weight": account.weight,
+                "turn": account.turn,
+                "service_ms": account.service_ms,
+                "calls": account.calls,
+                "waiting": len(account.queue),
+            }
+            for account in sorted(live, key=lambda a: -a.service_ms)[:STANDINGS_SHOWN]
+        ]
 
 
 def work_of(batch: ScheduleBatch) -> StepWork:

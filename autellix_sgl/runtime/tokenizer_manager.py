@@ -7,6 +7,8 @@ import logging
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextvars import ContextVar
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from fastapi import Request
@@ -23,7 +25,7 @@ from sglang.srt.runtime_context import get_parallel, get_serving
 from sglang.srt.server_args import PortArgs, ServerArgs
 
 from autellix_sgl.config import ProgramArgs
-from autellix_sgl.core import CallStatistics, ProcessTable, Program
+from autellix_sgl.core import CallStatistics, ProcessTable, Program, by_reason
 from autellix_sgl.runtime.call_progress import (
     REQUEST_ATTRIBUTE,
     ProgramRequest,
@@ -33,7 +35,16 @@ from autellix_sgl.runtime.identity import ANONYMOUS, Identity, IdentityReader
 from autellix_sgl.runtime.metrics import TABLE_PERIOD_S, TableMetrics
 from autellix_sgl.runtime.replicas import Replicas
 from autellix_sgl.runtime.responses import ResponsePrograms
-from autellix_sgl.runtime.wire import REPORT_KEY, CallReport, ProgramGenerateReqInput, ProgramTag
+from autellix_sgl.runtime.shares import PERIOD_S as SHARES_PERIOD_S
+from autellix_sgl.runtime.shares import SharesFile
+from autellix_sgl.runtime.wire import (
+    CALLS_KEY,
+    REPORT_KEY,
+    CallReport,
+    ExplainCallsReq,
+    ProgramGenerateReqInput,
+    ProgramTag,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +79,8 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
             lease_s=program_args.lease_s,
             max_programs=program_args.max_programs,
         )
+        shares = program_args.shares
+        self.shares = None if shares is None else SharesFile(Path(shares))
         self.responses = ResponsePrograms(program_args.max_programs)
         self.identities = IdentityReader(self.responses.program_of)
         self.program_metrics = (
@@ -168,6 +181,9 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
         request.progress.service_ms = stamp.priority_ms
         if request.continuable:
             self.responses.remember(identity.tenant, rid, request.progress.program)
+        if self.shares is not None:
+            holder, weight = self.shares.shares.of_call(identity.tenant, identity.user)
+            stamp = replace(stamp, tenant=holder, weight=weight)
         return ProgramTag.of(stamp)
 
     # -- aborting -------------------------------------------------------------------------------
@@ -233,6 +249,7 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
             preemptions=report.preemptions,
             demotions=report.demotions,
             promotions=report.promotions,
+            waits=tuple(report.waits),
         )
         settle = self.table.abort if aborted else self.table.complete
         program = settle(rid, statistics=statistics, now=time.time(), engine=report.replica)
@@ -248,6 +265,7 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
             "priority_ms": call.priority_ms,
             "service_ms": report.service_ms,
             "waited_ms": report.wait_ms,
+            "wait_reasons": {reason.value: ms for reason, ms in by_reason(report.waits)},
             "preemptions": report.preemptions,
             "demotions": report.demotions,
             "promotions": report.promotions,
@@ -264,6 +282,21 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
             if self.replicas is not None:
                 self.replicas.abort(recv_obj.rid)
 
+    # -- explaining -----------------------------------------------------------------------------
+
+    async def explain_calls(self, calls: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """By id, how those of *calls* fare that a scheduler has: ``waiting`` (else it runs),
+        ``level``, ``waited_ms`` until now and ``waits``, that by reason."""
+        asked = list(calls)
+        if not asked:
+            return {}
+        self.auto_create_handle_loop()
+        answers = await self.get_internal_state_communicator(ExplainCallsReq(calls=asked))
+        found: dict[str, dict[str, Any]] = {}
+        for answer in answers:
+            found |= answer.internal_state[CALLS_KEY]
+        return found
+
     # -- leases ---------------------------------------------------------------------------------
 
     def auto_create_handle_loop(self) -> None:
@@ -273,6 +306,8 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
             self.asyncio_tasks.add(self.event_loop.create_task(self._expire_leases()))
             if self.replicas is not None:
                 self.asyncio_tasks.add(self.event_loop.create_task(self.replicas.watch()))
+            if self.shares is not None:
+                self.asyncio_tasks.add(self.event_loop.create_task(_follow(self.shares)))
             if self.program_metrics is not None:
                 publishing = self._publish_metrics(self.program_metrics)
                 self.asyncio_tasks.add(self.event_loop.create_task(publishing))
@@ -288,7 +323,16 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
             metrics.publish_identities(self.identities.recognised, self.identities.ignored)
             if self.replicas is not None:
                 metrics.publish_replicas(self.replicas)
+            if self.shares is not None:
+                metrics.publish_shares(self.shares)
             await asyncio.sleep(TABLE_PERIOD_S)
+
+
+async def _follow(file: SharesFile) -> None:
+    """Take up every new version of the shares' file."""
+    while True:
+        await asyncio.sleep(SHARES_PERIOD_S)
+        file.look()
 
 
 def request_of(obj: GenerateReqInput) -> ProgramRequest:

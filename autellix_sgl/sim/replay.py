@@ -6,11 +6,12 @@ A trace is JSON lines, each ``[event, {fields}]``, written by
     ["start", {"policy": "atlas", "boundaries_ms": [200.0, ...], "quanta_ms": [200.0, ..., null],
                "cost_model": {"base_ms": ..., ...}, "starvation_ratio": 8.0, "interval": 4}]
 
-(a quantum of null has no end), written once; ``["cost_model", {"base_ms": ..., ...}]`` stands
-wherever the model was replaced. All others are what :class:`~autellix_sgl.core.CallScheduler`
-tells its ``record``. Replayed are arrive, admit, requeue, step and remove; promote and
-choose_victims are decisions, so they are asked for and compared. Every field is compared: level,
-ticket and clock to the last bit, and who had to make way.
+(a quantum of null has no end; where tenants have shares, ``share_turn_ms`` too), written once;
+``["cost_model", {"base_ms": ..., ...}]`` stands wherever the model was replaced. All others are
+what :class:`~autellix_sgl.core.CallScheduler` tells its ``record``. Replayed are arrive, admit,
+requeue, step, remove and short_of; promote and choose_victims are decisions, so they are asked for
+and compared. Every field is compared: level, ticket and clock to the last bit, and who had to make
+way. ``waits`` lines, which say why a call waited, are compared where the trace has them.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from autellix_sgl.core import (
     policy_named,
 )
 from autellix_sgl.core.queue import Key
+from autellix_sgl.core.waits import Reason
 from autellix_sgl.errors import AutellixError, ConfigError, UnknownCall
 from autellix_sgl.workloads.errors import WorkloadError
 from autellix_sgl.workloads.fields import Record, read_events
@@ -92,6 +94,7 @@ class _Player:
                 _cost_model(start.inside("cost_model", start.get("cost_model"))),
                 starvation_ratio=start.number("starvation_ratio"),
                 interval=start.whole("interval", at_least=1),
+                share_turn_ms=start.number("share_turn_ms") if "share_turn_ms" in start else None,
                 record=lambda event, fields: self._made.append((event, fields)),
             )
         except ConfigError as error:
@@ -100,6 +103,9 @@ class _Player:
 
     def play(self, event: str, fields: Record) -> None:
         """Let the event happen, and compare what the scheduler says of it."""
+        if event != "waits":
+            # They explain what was decided, and a trace may lack them.
+            self._made = [made for made in self._made if made[0] != "waits"]
         try:
             self._drive(event, fields)
         except UnknownCall as error:
@@ -117,6 +123,8 @@ class _Player:
             if not self._made:
                 scheduler.promote_starving()
             return
+        if event == "waits":
+            return  # it came with the event before
         self._report_unrecorded(fields.line)
         if event == "arrive":
             scheduler.arrive(
@@ -129,6 +137,8 @@ class _Player:
             scheduler.use_cost_model(_cost_model(fields))
         elif event == "choose_victims":
             self._choose_victims(fields)
+        elif event == "short_of":
+            scheduler.short_of(_reason(fields))
         elif event in ("admit", "requeue", "remove"):
             getattr(scheduler, event)(fields.text("call"))
         else:
@@ -138,8 +148,8 @@ class _Player:
         running = [_running(item) for item in fields.records("running")]
         for call in running:
             level = self._scheduler.call(call.id).level
-            if call.key[0] != level:
-                self.differences.append(Difference(fields.line, "level", call.key[0], level))
+            if call.key[-2] != level:
+                self.differences.append(Difference(fields.line, "level", call.key[-2], level))
         self._scheduler.choose_victims(
             [_candidate(item) for item in fields.records("candidates")],
             running,
@@ -161,6 +171,13 @@ def _cost_model(fields: Record) -> CostModel:
         fields.fail("", str(error))
 
 
+def _reason(fields: Record) -> Reason:
+    try:
+        return Reason(fields.text("reason"))
+    except ValueError:
+        fields.fail("reason", f"must be one of {', '.join(Reason)}")
+
+
 def _stamp(fields: Record) -> CallStamp:
     return CallStamp(
         program=fields.text("program"),
@@ -168,6 +185,8 @@ def _stamp(fields: Record) -> CallStamp:
         priority_ms=fields.number("priority_ms"),
         program_wait_ms=fields.number("program_wait_ms"),
         program_service_ms=fields.number("program_service_ms"),
+        tenant=fields.text("tenant", ""),
+        weight=fields.number("weight", default=1.0),
     )
 
 
@@ -189,8 +208,7 @@ def _pair(fields: Record, pair: Sequence[object]) -> tuple[str, int]:
 
 
 def _key(item: Record) -> Key:
-    level, order = item.wholes("key", length=2)
-    return (level, order)
+    return tuple(item.wholes("key"))
 
 
 def _candidate(item: Record) -> Candidate:

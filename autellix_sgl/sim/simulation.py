@@ -8,12 +8,13 @@ milliseconds.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 
 from autellix_sgl.core import Placer, ProcessTable, policy_named
 from autellix_sgl.core.scheduler import Recorder
+from autellix_sgl.core.waits import NO_WAITS, add
 from autellix_sgl.sim.batch import SimCall
 from autellix_sgl.sim.hardware import ServerModel
 from autellix_sgl.sim.replica import Replica
@@ -39,6 +40,7 @@ class ProgramRun:
     longest_wait_ms: float = 0.0
     preemptions: int = 0
     promotions: int = 0
+    waits: tuple[float, ...] = NO_WAITS
 
     @property
     def response_ms(self) -> float:
@@ -58,6 +60,7 @@ class Simulation:
         tuning: Tuning | None = None,
         replicas: int = 1,
         placement: str = "program",
+        weights: Mapping[str, float] | None = None,
         record: Recorder | None = None,
     ) -> None:
         self.workload = workload
@@ -67,7 +70,7 @@ class Simulation:
         self._batch = batch_of(workload.programs, self.server)
         self.runs = self._prepare(workload.programs)
         self.table = ProcessTable(
-            policy_named(system.table_policy), lease_s=math.inf, max_programs=len(self.runs) + 1
+            policy_named(system.table_policy), lease_s=math.inf, max_programs=workload.num_calls + 1
         )
         self.replicas = [
             Replica(
@@ -83,6 +86,7 @@ class Simulation:
         self._where: dict[str, tuple[int, int]] = {}
         self._by_id = {run.trace.id: run for run in self.runs}
         self._not_started = 0
+        self._weights = weights or {}
 
     def run(self) -> Sequence[ProgramRun]:
         """Play the workload to its end; returns its programs in the order of the workload."""
@@ -141,8 +145,13 @@ class Simulation:
         trace = self.runs[program].trace
         call = trace.calls[index]
         call_id = f"{trace.id}.{index}"
-        stamp = self.table.arrive(call_id, trace.id, now=self.now_ms / 1e3, thread=call.thread)
-        footprint = self.table.program(trace.id).footprint
+        name = call_id if trace.fresh else trace.id
+        stamp = self.table.arrive(
+            call_id, name, now=self.now_ms / 1e3, thread=call.thread, transient=trace.fresh
+        )
+        weight = self._weights.get(trace.tenant, 1.0)
+        stamp = replace(stamp, tenant=trace.tenant, weight=weight)
+        footprint = self.table.program(name).footprint
         chosen = self.placer.place(call_id, footprint, prompt_tokens=call.prompt_tokens)
         self.replicas[chosen].submit(call_id, trace, index, stamp)
         self._where[call_id] = (program, index)
@@ -158,6 +167,7 @@ class Simulation:
         self.placer.finish(call_id, cached_tokens=done.cached_tokens, output_tokens=output_tokens)
         self.table.complete(call_id, statistics, now=self.now_ms / 1e3, engine=replica)
         run.wait_ms += statistics.wait_ms
+        run.waits = add(run.waits, statistics.waits)
         run.longest_wait_ms = max(run.longest_wait_ms, statistics.wait_ms)
         run.preemptions += statistics.preemptions
         run.promotions += statistics.promotions
@@ -173,7 +183,8 @@ class Simulation:
 
     def _close(self, run: ProgramRun) -> None:
         run.end_ms = self.now_ms
-        self.table.end(run.trace.id)
+        if not run.trace.fresh:
+            self.table.end(run.trace.id)
         for replica in self.replicas:
             replica.forget(run.trace)
         if self.workload.concurrency is not None and self._not_started:

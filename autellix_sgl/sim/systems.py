@@ -22,11 +22,14 @@ class Tuning:
     The levels reach to 400 s of service, since a tree search on the A100 table takes minutes. Beta
     is 32, four times the server's default: over 1,200 mixed programs at 1.5 times capacity, 8 took
     PLAS's mean token latency from 69 to 114 ms (the order falls back to arrival's), 32 left it.
+    ``share_turn_ms`` is a tenant's turn, None if tenants have no shares: the time in which a full
+    batch gets a turn's service.
     """
 
     levels: Levels = field(default_factory=lambda: Levels.geometric(12, 200.0, 2.0))
     starvation_ratio: float = 32.0
     interval: int = 4
+    share_turn_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ class System:
             server.cost,
             starvation_ratio=tuning.starvation_ratio,
             interval=tuning.interval,
+            share_turn_ms=tuning.share_turn_ms and tuning.share_turn_ms * server.slots,
             record=record,
         )
 

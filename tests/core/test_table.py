@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autellix_sgl.core import CallStatistics, ProcessTable, policy_named
+from autellix_sgl.core.table import LAST_CALLS_KEPT
 from autellix_sgl.errors import UnknownCall, UnknownProgram
 
 
@@ -220,3 +221,39 @@ def test_schedulers_see_one_name_for_each_program() -> None:
     t = table()
     assert t.arrive("a", "P", now=0).program == "P"
     assert t.arrive("b", "P", now=0, tenant="one").program == "one/P"
+
+
+def waited(*waits: float) -> CallStatistics:
+    return CallStatistics(0, 1.0, sum(waits), 0, 0, 0, waits)
+
+
+@given(st.lists(st.lists(st.floats(0, 1e6), min_size=5, max_size=5), min_size=1, max_size=12))
+def test_a_programs_waits_add_up_by_reason(calls: list[list[float]]) -> None:
+    """To the sum of its calls' waits, exactly, and those of aborted calls are in it."""
+    t = table()
+    for number, waits in enumerate(calls):
+        t.arrive(f"c{number}", "A", now=number)
+        if number % 3:
+            t.complete(f"c{number}", waited(*waits), now=number)
+        else:
+            t.abort(f"c{number}", statistics=waited(*waits), now=number)
+    program = t.program("A")
+    assert sum(program.settled_waits) == program.total_wait_ms
+    for number in range(5):
+        assert program.waits[number] == pytest.approx(sum(waits[number] for waits in calls))
+
+
+def test_the_last_calls_of_a_program_are_kept() -> None:
+    """A few, oldest first, with what became of them; one that left without a word is not."""
+    t = table()
+    for number in range(LAST_CALLS_KEPT + 3):
+        t.arrive(f"c{number}", "A", now=number, thread="t")
+        t.complete(f"c{number}", waited(0.0, 0.0, number, 0.0, 0.0), now=number + 0.5)
+    t.arrive("aborted", "A", now=90)
+    t.abort("aborted", statistics=spent(1), now=91)
+    t.arrive("silent", "A", now=92)
+    t.abort("silent", now=93)
+    kept = t.program("A").last_calls
+    assert [call.id for call in kept] == ["c4", "c5", "c6", "aborted"]
+    assert [call.aborted for call in kept] == [False, False, False, True]
+    assert (kept[0].thread, kept[0].left_at, kept[0].statistics.wait_ms) == ("t", 4.5, 4)
