@@ -10,6 +10,7 @@ on a clock, a hash seed or the order of a set.
 
 from autellix_sgl.core.cost import CostModel, StepWork
 from autellix_sgl.core.footprint import Footprint
+from autellix_sgl.core.gaps import GapsByKind, ToolGaps
 from autellix_sgl.core.levels import Levels
 from autellix_sgl.core.model import Call, CallStamp, CallStatistics
 from autellix_sgl.core.placement import PLACEMENTS, Placer
@@ -31,6 +32,7 @@ __all__ = [
     "Candidate",
     "CostModel",
     "Footprint",
+    "GapsByKind",
     "Levels",
     "Placer",
     "Policy",
@@ -39,6 +41,7 @@ __all__ = [
     "Running",
     "StepWork",
     "TableStatistics",
+    "ToolGaps",
     "choose_victims",
     "policy_named",
 ]
