@@ -15,9 +15,9 @@ can crowd out what is known of the others. Hashes of whole numbers are the same 
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 
+from autellix_sgl.core.tenant_cache import TenantCache
 from autellix_sgl.errors import ConfigError
 
 # Lengths at which heads are compared, in tokens: to the longest system prompts of coding agents.
@@ -54,57 +54,33 @@ def heads_of(tokens: Sequence[int]) -> Heads:
     return tuple(heads)
 
 
-def label(tenant: str, name: str) -> str:
-    """A kind's name, unique over all tenants."""
-    return f"{tenant}/{name}" if tenant else name
-
-
 class Kinds:
     """Which kind a program is of, by the heads of the *max_heads* seen last."""
 
     def __init__(
         self, *, enough_programs: int = ENOUGH_PROGRAMS, max_heads: int = MAX_HEADS
     ) -> None:
-        if enough_programs < 1 or max_heads < 1:
-            raise ConfigError(
-                f"kinds: need at least 1 program and 1 head, got {enough_programs} and {max_heads}"
-            )
+        if enough_programs < 1:
+            raise ConfigError(f"kinds: must be of at least 1 program, got {enough_programs}")
         self._enough = enough_programs
-        self._max_heads = max_heads
-        # By tenant: a head and how many programs have begun with it, longest unseen first.
-        self._tenants: dict[str, OrderedDict[int, int]] = {}
-        self._size = 0
+        self._programs: TenantCache[int, int] = TenantCache(max_heads)
 
     def __len__(self) -> int:
-        return self._size
+        """How many heads are remembered."""
+        return len(self._programs)
 
     def opened(self, tenant: str, heads: Heads) -> None:
         """A program of *tenant* opened with a prompt that has these heads."""
         for head in heads:
-            known = self._tenants.setdefault(tenant, OrderedDict())
-            self._size += head not in known
-            known[head] = known.get(head, 0) + 1
-            known.move_to_end(head)
-            if self._size > self._max_heads:
-                self._forget_one()
+            self._programs.put(tenant, head, (self._programs.find(tenant, head) or 0) + 1)
 
     def find(self, tenant: str, heads: Heads) -> str | None:
         """The kind of a program of *tenant*; None: its prompt begins like too few others.
 
         The longest of its heads that enough programs have begun with, as ``TENANT/TOKENS-HASH``.
         """
-        known = self._tenants.get(tenant, {})
-        for number in reversed(range(len(heads))):
-            if known.get(heads[number], 0) >= self._enough:
-                name = f"{HEAD_LENGTHS[number]}-{heads[number] & 0xFFFFFFFFFFFF:012x}"
-                return label(tenant, name)
+        for length, head in reversed(tuple(zip(HEAD_LENGTHS, heads, strict=False))):
+            if (self._programs.find(tenant, head) or 0) >= self._enough:
+                name = f"{length}-{head & 0xFFFFFFFFFFFF:012x}"
+                return f"{tenant}/{name}" if tenant else name
         return None
-
-    def _forget_one(self) -> None:
-        """Drop the longest unseen head of the tenant that has most."""
-        tenant = max(self._tenants, key=lambda name: len(self._tenants[name]))
-        known = self._tenants[tenant]
-        known.popitem(last=False)
-        self._size -= 1
-        if not known:
-            del self._tenants[tenant]

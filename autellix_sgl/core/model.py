@@ -6,7 +6,17 @@ unless its docstring says wall clock.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+
+# What of a stamp is left out of a decision trace: features that are off must not change it.
+UNUSED = {"itinerary": (), "order": 0}
+
+
+Itinerary = tuple[tuple[int, float | None], ...]
+"""Levels that a call passes through: (level, ms of service that it stays there), the last for good.
+
+The last one's ms are None.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +25,9 @@ class CallStamp:
 
     ``priority_ms`` is p(c) of the paper's section 4.2: the attained service that orders the call.
     ``program_wait_ms`` and ``program_service_ms`` are W and T of Algorithm 1: the program's totals
-    over its completed calls, for anti-starvation.
+    over its completed calls, for anti-starvation. ``itinerary`` takes the place of the policy's
+    levels and quanta, unless it is empty. Within a level the call of the lower ``order`` goes
+    first, and among equals the one that came there first.
     """
 
     program: str
@@ -23,6 +35,16 @@ class CallStamp:
     priority_ms: float = 0.0
     program_wait_ms: float = 0.0
     program_service_ms: float = 0.0
+    itinerary: Itinerary = ()
+    order: int = 0
+
+    def record(self) -> dict[str, object]:
+        """The stamp in a decision trace."""
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if name not in UNUSED or value != UNUSED[name]
+        }
 
 
 @dataclass(slots=True)
@@ -32,7 +54,8 @@ class Call:
     ``ticket`` is the call's place in its level: a number drawn when the call entered the level.
     ``service_ms`` and ``wait_ms`` are totals, ``recent_service_ms`` and ``recent_wait_ms`` are the
     t and w of Algorithm 1, which a promotion sets to zero. ``queued_at_ms`` is the scheduler's
-    modelled clock when the current wait began, None while the call runs.
+    modelled clock when the current wait began, None while the call runs. ``legs_begun`` counts the
+    legs of the stamp's itinerary up to the present one.
     """
 
     id: str
@@ -49,6 +72,7 @@ class Call:
     preemptions: int = 0
     demotions: int = 0
     promotions: int = 0
+    legs_begun: int = 0
 
     @property
     def waiting(self) -> bool:

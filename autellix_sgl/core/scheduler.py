@@ -23,6 +23,9 @@ from autellix_sgl.core.preemption import Candidate, Running, choose_victims
 from autellix_sgl.core.queue import CallQueue, Key
 from autellix_sgl.errors import ConfigError, UnknownCall
 
+# Tickets within one order of stamps; more calls than any server sees.
+TICKETS_PER_ORDER = 2**40
+
 Recorder = Callable[[str, dict[str, object]], None]
 
 
@@ -78,13 +81,16 @@ class CallScheduler:
             stamp=stamp,
             level=level,
             quantum_left_ms=self.levels.quanta_ms[level],
-            ticket=self._draw_ticket(),
+            ticket=self._draw_ticket(stamp),
             queued_at_ms=self.clock_ms,
         )
+        if stamp.itinerary:
+            self._begin_leg(call, 0)
         self._calls[call_id] = call
         self._enqueue(call)
         self._urgent = self._urgent or self._beats_a_running_call(call.key)
-        self._tell("arrive", call, stamp=stamp)
+        if self._record is not None:
+            self._tell("arrive", call, stamp=stamp.record())
         return call
 
     def admit(self, call_id: str) -> None:
@@ -271,10 +277,10 @@ class CallScheduler:
             "interval": self.interval,
         }
 
-    def _draw_ticket(self) -> int:
+    def _draw_ticket(self, stamp: CallStamp) -> int:
         ticket = self._next_ticket
         self._next_ticket += 1
-        return ticket
+        return stamp.order * TICKETS_PER_ORDER + ticket
 
     def _expect(self, call_id: str, *, waiting: bool) -> Call:
         call = self._calls.get(call_id)
@@ -319,10 +325,23 @@ class CallScheduler:
         call.quantum_left_ms -= charge_ms
         while call.quantum_left_ms <= 0:
             # What it overran comes off the next quantum: a step is not divisible, service is.
-            call.level += 1
-            call.quantum_left_ms += self.levels.quanta_ms[call.level]
-            call.ticket = self._draw_ticket()
-            call.demotions += 1
+            before, overrun_ms = call.level, call.quantum_left_ms
+            if call.stamp.itinerary:
+                self._begin_leg(call, call.legs_begun)
+            else:
+                call.level += 1
+                call.quantum_left_ms = self.levels.quanta_ms[call.level]
+            call.quantum_left_ms += overrun_ms
+            call.ticket = self._draw_ticket(call.stamp)
+            call.demotions += call.level > before
+
+    def _begin_leg(self, call: Call, number: int) -> None:
+        """The call goes where its itinerary has it next."""
+        legs = call.stamp.itinerary
+        call.level, quantum_ms = legs[number]
+        call.legs_begun = number + 1
+        last = call.legs_begun == len(legs)
+        call.quantum_left_ms = math.inf if quantum_ms is None or last else quantum_ms
 
     def _charge_decodes(self, work: StepWork, repeat: int) -> None:
         """*repeat* decode steps at once; calls whose quantum ends on the way go step by step."""
@@ -354,7 +373,9 @@ class CallScheduler:
         call.recent_service_ms = 0.0
         call.level = 0
         call.quantum_left_ms = self.levels.quanta_ms[0]
-        call.ticket = self._draw_ticket()
+        # From the top it returns to where it was, by its levels or its itinerary.
+        call.legs_begun = max(0, call.legs_begun - 1)
+        call.ticket = self._draw_ticket(call.stamp)
         call.promotions += 1
         self._enqueue(call)
         self._urgent = self._urgent or self._beats_a_running_call(call.key)

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
-from autellix_sgl.core import Placer, ProcessTable, policy_named
+from autellix_sgl.core import Forecast, Kinds, Placer, ProcessTable, policy_named
 from autellix_sgl.core.scheduler import Recorder
 from autellix_sgl.sim.batch import SimCall
 from autellix_sgl.sim.hardware import ServerModel
+from autellix_sgl.sim.prompts import Prompts
 from autellix_sgl.sim.replica import Replica
 from autellix_sgl.sim.systems import System, Tuning
 from autellix_sgl.sim.work import batch_of, service_ms
@@ -66,9 +67,15 @@ class Simulation:
         self.now_ms = 0.0
         self._batch = batch_of(workload.programs, self.server)
         self.runs = self._prepare(workload.programs)
+        policy = policy_named(system.table_policy)
         self.table = ProcessTable(
-            policy_named(system.table_policy), lease_s=math.inf, max_programs=len(self.runs) + 1
+            policy,
+            lease_s=math.inf,
+            max_programs=len(self.runs) + 1,
+            kinds=Kinds() if policy.learns else None,
+            forecast=Forecast(tuning.levels) if policy.learns else None,
         )
+        self._prompts = Prompts()
         self.replicas = [
             Replica(
                 self.server,
@@ -141,7 +148,14 @@ class Simulation:
         trace = self.runs[program].trace
         call = trace.calls[index]
         call_id = f"{trace.id}.{index}"
-        stamp = self.table.arrive(call_id, trace.id, now=self.now_ms / 1e3, thread=call.thread)
+        opens = self.table.kinds is not None and trace.id not in self.table
+        stamp = self.table.arrive(
+            call_id,
+            trace.id,
+            now=self.now_ms / 1e3,
+            thread=call.thread,
+            prompt=self._prompts.tokens(trace, index) if opens else (),
+        )
         footprint = self.table.program(trace.id).footprint
         chosen = self.placer.place(call_id, footprint, prompt_tokens=call.prompt_tokens)
         self.replicas[chosen].submit(call_id, trace, index, stamp)
@@ -156,7 +170,13 @@ class Simulation:
         statistics = self.replicas[replica].calls.remove(call_id)
         output_tokens = run.trace.calls[index].output_tokens
         self.placer.finish(call_id, cached_tokens=done.cached_tokens, output_tokens=output_tokens)
-        self.table.complete(call_id, statistics, now=self.now_ms / 1e3, engine=replica)
+        self.table.complete(
+            call_id,
+            statistics,
+            now=self.now_ms / 1e3,
+            engine=replica,
+            output_tokens=output_tokens,
+        )
         run.wait_ms += statistics.wait_ms
         run.longest_wait_ms = max(run.longest_wait_ms, statistics.wait_ms)
         run.preemptions += statistics.preemptions
