@@ -45,6 +45,7 @@ SYSTEMS: Mapping[str, System] = {
         _ours("mlfq", "this server, levels by each call's own service"),
         _ours("plas", "this server, levels by the program's total service"),
         _ours("atlas", "this server, levels by the program's longest chain of service"),
+        _ours("gittins", "this server, by the likely end of the program, learned per kind"),
         System("vllm-cpu", "vLLM for CPUs, prefix caching and chunked prefill on", Vllm()),
         System("thunderagent", "ThunderAgent's proxy in front of sglang-fcfs", ThunderAgent()),
     )

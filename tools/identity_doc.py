@@ -12,8 +12,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from autellix_sgl.runtime.identity.sources import (
+    MAX_EXPECTED,
     MAX_ID_CHARACTERS,
     NEVER_A_PROGRAM,
+    OWN,
     SOURCES,
     USER_FIELDS,
     Field,
@@ -66,6 +68,13 @@ then on, while the program lives. A child's end is not the program's.
 A call whose row says so is the program's last: it is forgotten when the call is done. Otherwise
 `DELETE /v1/programs/{{id}}` or the lease ends it.
 
+## What a program will ask for
+
+{hints}
+say how many calls the program will make in all, and how many tokens these will generate: a
+whole number from 1 to {most}, the latest counts, and anything else is refused. Only
+`--program-policy gittins` looks at them, and not far ([policies.md](policies.md#gittins)).
+
 ## Stored responses
 
 With SGLang's `--enable-response-store`, a request to `/v1/responses` that names nothing opens a
@@ -94,6 +103,8 @@ def document() -> str:
     return TEXT.format(
         table=_table(head, rows),
         characters=MAX_ID_CHARACTERS,
+        hints=", ".join(_shown(field) for field in (*OWN.calls, *OWN.tokens)),
+        most=f"{MAX_EXPECTED:,}",
         users=" and ".join(_shown(field) for field in USER_FIELDS),
         never=", ".join(f"`{name}`" for name in NEVER_A_PROGRAM[:-1])
         + f" and `{NEVER_A_PROGRAM[-1]}`",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -23,7 +23,7 @@ from sglang.srt.runtime_context import get_serving
 from sglang.srt.server_args import PortArgs, ServerArgs
 
 from autellix_sgl.config import ProgramArgs
-from autellix_sgl.core import CallStatistics, ProcessTable, Program
+from autellix_sgl.core import CallStatistics, Forecast, Kinds, ProcessTable, Program
 from autellix_sgl.runtime.call_progress import (
     REQUEST_ATTRIBUTE,
     ProgramRequest,
@@ -62,10 +62,13 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
     ) -> None:
         super().__init__(server_args, port_args, **kwargs)
         self.program_args = program_args
+        policy = program_args.core_policy()
         self.table = ProcessTable(
-            program_args.core_policy(),
+            policy,
             lease_s=program_args.lease_s,
             max_programs=program_args.max_programs,
+            kinds=Kinds() if policy.learns else None,
+            forecast=Forecast(program_args.core_levels()) if policy.learns else None,
         )
         self.responses = ResponsePrograms(program_args.max_programs)
         self.identities = IdentityReader(self.responses.program_of)
@@ -120,7 +123,8 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
         ):
             await super()._send_one_request(tokenized_obj)
             return
-        tag = self._arrive(rid, request_of(self.rid_to_state[rid].obj).named(rid))
+        request = request_of(self.rid_to_state[rid].obj).named(rid)
+        tag = self._arrive(rid, request, tokenized_obj.input_ids or ())
         try:
             await super()._send_one_request(ProgramGenerateReqInput.of(tokenized_obj, tag))
         except BaseException:
@@ -134,7 +138,7 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
         for tokenized_obj in tokenized_objs:
             await self._send_one_request(tokenized_obj)
 
-    def _arrive(self, rid: str, request: ProgramRequest) -> ProgramTag:
+    def _arrive(self, rid: str, request: ProgramRequest, prompt: Sequence[int]) -> ProgramTag:
         """Enter a call in the table; its response's headers know its program from here on."""
         identity = request.identity
         stamp = self.table.arrive(
@@ -148,6 +152,8 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
             source=identity.source,
             transient=identity.transient,
             ends_program=identity.end,
+            prompt=prompt,
+            hints=identity.hints,
         )
         request.progress.program = self.table.active_call(rid).program
         if request.continuable:
@@ -218,8 +224,12 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
             demotions=report.demotions,
             promotions=report.promotions,
         )
-        settle = self.table.abort if aborted else self.table.complete
-        settle(rid, statistics=statistics, now=time.time(), engine=report.replica)
+        now, replica = time.time(), report.replica
+        if aborted:
+            self.table.abort(rid, statistics=statistics, now=now, engine=replica)
+        else:
+            tokens = meta_info.get("completion_tokens", 0)
+            self.table.complete(rid, statistics, now=now, engine=replica, output_tokens=tokens)
         if self.program_metrics is not None:
             self.program_metrics.observe(report)
         meta_info["program"] = {

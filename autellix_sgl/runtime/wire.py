@@ -12,6 +12,7 @@ import msgspec
 from sglang.srt.managers.io_struct import TokenizedGenerateReqInput, hook_custom_types
 
 from autellix_sgl.core import CallStamp
+from autellix_sgl.core.model import Itinerary
 
 # The key under which call reports ride on SGLang's batch outputs.
 REPORT_KEY = "autellix_program"
@@ -25,6 +26,8 @@ class ProgramTag(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     priority_ms: float
     program_wait_ms: float
     program_service_ms: float
+    itinerary: Itinerary = ()
+    order: int = 0
 
     @classmethod
     def of(cls, stamp: CallStamp) -> ProgramTag:
@@ -34,6 +37,8 @@ class ProgramTag(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
             priority_ms=stamp.priority_ms,
             program_wait_ms=stamp.program_wait_ms,
             program_service_ms=stamp.program_service_ms,
+            itinerary=stamp.itinerary,
+            order=stamp.order,
         )
 
     def stamp(self) -> CallStamp:
@@ -43,6 +48,8 @@ class ProgramTag(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
             priority_ms=self.priority_ms,
             program_wait_ms=self.program_wait_ms,
             program_service_ms=self.program_service_ms,
+            itinerary=self.itinerary,
+            order=self.order,
         )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from autellix_sgl.core import Hints
 from autellix_sgl.errors import InvalidProgram
-from autellix_sgl.runtime.identity.sources import MAX_ID_CHARACTERS
+from autellix_sgl.runtime.identity.sources import MAX_EXPECTED, MAX_ID_CHARACTERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +16,8 @@ class Identity:
     ``program`` None: it said nothing. ``transient``: the program ends with the request's calls.
     ``parent``: the session that this one is a child of, so that its calls are the parent's run.
     ``source``: the row of the table that named it. ``tenant`` is whose API key the request had,
-    ``user`` the end user it named; neither ever names a program.
+    ``user`` the end user it named; neither ever names a program. ``hints``: what its client expects
+    the program to ask for.
     """
 
     program: str | None = None
@@ -26,6 +28,7 @@ class Identity:
     source: str | None = None
     tenant: str = ""
     user: str | None = None
+    hints: Hints | None = None
 
     def for_prompt(self, index: int) -> Identity:
         """The identity of one prompt of a batch: the same program, a thread of its own."""
@@ -70,3 +73,12 @@ def check_flag(field: str, value: object) -> bool:
     if flag is None:
         raise InvalidProgram(field, "must be true or false")
     return flag
+
+
+def check_count(field: str, value: object) -> int:
+    """A whole number from 1 to MAX_EXPECTED, as JSON or as a header has it; InvalidProgram."""
+    if isinstance(value, str) and value.isascii() and value.isdecimal():
+        value = int(value) if len(value) <= len(str(MAX_EXPECTED)) else MAX_EXPECTED + 1
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_EXPECTED:
+        raise InvalidProgram(field, f"must be a whole number from 1 to {MAX_EXPECTED}")
+    return value
