@@ -50,10 +50,11 @@ class Hints:
 class ServiceHistory:
     """One kind's ended programs: a histogram of their service, and what a call and a token cost."""
 
-    __slots__ = ("_calls", "_ranks", "_service_ms", "_stale_after", "_tokens", "programs")
+    __slots__ = ("_calls", "_ranks", "_service_ms", "_stale_after", "_tokens", "programs", "seen")
 
     def __init__(self) -> None:
         self.programs = GeometricHistogram(first=FIRST_MS, growth=GROWTH, bins=BINS, memory=MEMORY)
+        self.seen = 0
         self._service_ms = self._calls = self._tokens = 0.0
         self._ranks: tuple[float, ...] = ()
         self._stale_after = 0.0
@@ -61,6 +62,7 @@ class ServiceHistory:
     def ended(self, service_ms: float, *, calls: int, tokens: int) -> None:
         """A program ended that had *service_ms* in *calls*, which generated *tokens*."""
         self.programs.add(service_ms)
+        self.seen += 1
         fading = 1.0 - 1.0 / MEMORY
         self._service_ms = fading * self._service_ms + service_ms
         self._calls = fading * self._calls + calls
@@ -113,16 +115,16 @@ class Forecast:
         history = self._histories.find(tenant, kind or UNKNOWN_KIND)
         if history is None:
             return ()
-        learned = kind is not None and history.programs.total >= ENOUGH_PROGRAMS
+        learned = kind is not None and history.seen >= ENOUGH_PROGRAMS
         expected_ms = history.expected_ms(hints) if hints is not None else None
         if not learned and expected_ms is None:
             return ()
         edges_ms = history.programs.edges
-        # Without experience: least attained service first, as the policy's own levels have it.
-        ranks = history.ranks_ms() if learned else (0.0, *edges_ms)
+        ranks = history.ranks_ms() if learned else None
 
         def level_in(number: int, had_ms: float) -> int:
-            rank_ms = ranks[number]
+            # Without experience: least attained service first, as the policy's own levels have it.
+            rank_ms = had_ms if ranks is None else ranks[number]
             if expected_ms is not None:
                 said_ms = max(0.0, expected_ms - had_ms)
                 rank_ms = min(max(said_ms, rank_ms / HINT_CLAMP), rank_ms * HINT_CLAMP)
