@@ -1,13 +1,13 @@
 """How much service a program has yet to ask for, learned per kind: the order of ``gittins``.
 
-Per kind it keeps a histogram of the total service that its programs had when they ended. From that
-and from what a program has had, the Gittins index says how soon its next milliseconds are likely to
-finish it, and the level that a call enters follows; as the call is served, its rank changes, for
-better or worse, and the *itinerary* on its stamp says when it is in which level.
+Per kind it keeps a histogram of the total service that its programs had when they ended, and where
+those are that have calls in the system. From these and from what a program has had, the Gittins
+index says how soon its next milliseconds are likely to finish it, and the level that a call enters
+follows; as the call is served, its rank changes, for better or worse, and the *itinerary* on its
+stamp says when it is in which level.
 
-Programs that have not ended are not counted: where a kind's long programs are still on their way,
-the index takes ends at a constant rate for granted (:mod:`~autellix_sgl.core.gittins`). A program
-that lapsed has ended, since a later call with its id is a new program to the table.
+A program that lapsed has ended, since a later call with its id is a new program to the table. One
+that is idle may have ended already, and is not counted until it is known.
 """
 
 from __future__ import annotations
@@ -26,14 +26,16 @@ from autellix_sgl.core.tenant_cache import TenantCache
 FIRST_MS, GROWTH, BINS = 10.0, 1.25, 72
 # Programs that count, the old ones less.
 MEMORY = 1000.0
-# Programs of a kind that must have ended before its calls are ordered by what was learned.
+# Programs of a kind that must be known before its calls are ordered by what was learned. That they
+# have ended is not asked: by attained service, a kind of equally long programs ends none of them
+# while new ones come.
 ENOUGH_PROGRAMS = 10
 MAX_KINDS = 1024
 # Legs of an itinerary; at the defaults a call stays in its level for about its attained service.
 MAX_LEGS = 8
 # A client's hint moves a call's rank by this factor at most: one level at the default growth.
 HINT_CLAMP = 2.0
-# Ranks are worked out again after one more program, or this share of those seen.
+# Ranks are worked out again when the counts have changed in one program, or in this share of all.
 REFRESH_SHARE = 1 / 32
 
 UNKNOWN_KIND = "unknown"
@@ -48,32 +50,69 @@ class Hints:
 
 
 class ServiceHistory:
-    """One kind's ended programs: a histogram of their service, and what a call and a token cost."""
+    """One kind's programs: by service, those that ended and those with calls in the system.
 
-    __slots__ = ("_calls", "_ranks", "_service_ms", "_stale_after", "_tokens", "programs", "seen")
+    And what a call and a token of theirs cost, over those that ended. *known* is False for the
+    programs of no known kind, which have nothing in common.
+    """
 
-    def __init__(self) -> None:
-        self.programs = GeometricHistogram(first=FIRST_MS, growth=GROWTH, bins=BINS, memory=MEMORY)
-        self.seen = 0
+    __slots__ = (
+        "_alive",
+        "_calls",
+        "_ended",
+        "_ranks",
+        "_service_ms",
+        "_stale_after",
+        "_tokens",
+        "known",
+    )
+
+    def __init__(self, *, known: bool) -> None:
+        self.known = known
+        self._ended = GeometricHistogram(first=FIRST_MS, growth=GROWTH, bins=BINS, memory=MEMORY)
+        self._alive = [0] * BINS
         self._service_ms = self._calls = self._tokens = 0.0
         self._ranks: tuple[float, ...] = ()
         self._stale_after = 0.0
 
     def ended(self, service_ms: float, *, calls: int, tokens: int) -> None:
         """A program ended that had *service_ms* in *calls*, which generated *tokens*."""
-        self.programs.add(service_ms)
-        self.seen += 1
+        self._ended.add(service_ms)
         fading = 1.0 - 1.0 / MEMORY
         self._service_ms = fading * self._service_ms + service_ms
         self._calls = fading * self._calls + calls
         self._tokens = fading * self._tokens + tokens
         self._stale_after -= 1.0
 
+    def moved(self, before: int | None, service_ms: float | None) -> int | None:
+        """A program was counted in the bin *before* and has had *service_ms*; returns its bin.
+
+        None: it has no call in the system.
+        """
+        now = None if service_ms is None else bisect_right(self.edges_ms, service_ms)
+        if now != before:
+            if before is not None:
+                self._alive[before] -= 1
+            if now is not None:
+                self._alive[now] += 1
+            self._stale_after -= 1.0
+        return now
+
+    @property
+    def edges_ms(self) -> tuple[float, ...]:
+        """Where bins of service end."""
+        return self._ended.edges
+
+    @property
+    def programs(self) -> float:
+        """How many are known, those that ended long ago counting less."""
+        return self._ended.total + sum(self._alive)
+
     def ranks_ms(self) -> tuple[float, ...]:
-        """The rank of a program in each bin of ``programs``, of which there must be some."""
+        """The rank of a program in each bin, of which there must be some."""
         if self._stale_after <= 0:
-            self._ranks = ranks_ms(self.programs.edges, self.programs.counts())
-            self._stale_after = 1.0 + REFRESH_SHARE * self.programs.total
+            self._ranks = ranks_ms(self.edges_ms, self._ended.counts(), self._alive)
+            self._stale_after = 1.0 + REFRESH_SHARE * self.programs
         return self._ranks
 
     def expected_ms(self, hints: Hints) -> float | None:
@@ -96,41 +135,36 @@ class Forecast:
         self._levels = levels
         self._histories: TenantCache[str, ServiceHistory] = TenantCache(max_kinds)
 
-    def ended(
-        self, tenant: str, kind: str | None, service_ms: float, *, calls: int, tokens: int
-    ) -> None:
-        """A program of that kind (None: unknown) ended, by its own word or by its lease."""
+    def history(self, tenant: str, kind: str | None) -> ServiceHistory:
+        """What is known of a kind (None: of the programs of no known kind), and is to be told."""
         name = kind or UNKNOWN_KIND
-        history = self._histories.find(tenant, name) or ServiceHistory()
-        history.ended(service_ms, calls=calls, tokens=tokens)
+        history = self._histories.find(tenant, name) or ServiceHistory(known=kind is not None)
         self._histories.put(tenant, name, history)
+        return history
 
     def itinerary(
-        self, tenant: str, kind: str | None, attained_ms: float, hints: Hints | None = None
+        self, history: ServiceHistory, attained_ms: float, hints: Hints | None = None
     ) -> Itinerary:
         """Where a call goes whose program has had *attained_ms*.
 
-        Empty, which is the policy's own levels, for a kind that is unknown or too little known.
+        Empty, which is the policy's own levels, for a kind that is not known, or too little.
         """
-        history = self._histories.find(tenant, kind or UNKNOWN_KIND)
-        if history is None:
-            return ()
-        learned = kind is not None and history.seen >= ENOUGH_PROGRAMS
+        learned = history.known and history.programs >= ENOUGH_PROGRAMS
         expected_ms = history.expected_ms(hints) if hints is not None else None
         if not learned and expected_ms is None:
             return ()
-        edges_ms = history.programs.edges
         ranks = history.ranks_ms() if learned else None
 
         def level_in(number: int, had_ms: float) -> int:
             # Without experience: least attained service first, as the policy's own levels have it.
             rank_ms = had_ms if ranks is None else ranks[number]
-            if expected_ms is not None:
-                said_ms = max(0.0, expected_ms - had_ms)
+            # What has been exceeded was wrong, and counts for nothing.
+            if expected_ms is not None and had_ms < expected_ms:
+                said_ms = expected_ms - had_ms
                 rank_ms = min(max(said_ms, rank_ms / HINT_CLAMP), rank_ms * HINT_CLAMP)
             return self._levels.level_of(rank_ms)
 
-        return _legs(edges_ms, attained_ms, level_in)
+        return _legs(history.edges_ms, attained_ms, level_in)
 
 
 def _legs(

@@ -15,24 +15,30 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-# Lengths that are assumed beside those that were seen. With few seen, long lengths are not among
-# them yet; taking what is unseen for endless would put long jobs last, where they are never seen.
+# Jobs that are assumed beside those that were seen. Few of the long have ended while most are still
+# on their way; taking what is unseen for endless would put them last, where they are never seen.
 ASSUMED = 3.0
 
 
-def ranks_ms(edges_ms: Sequence[float], counts: Sequence[float]) -> tuple[float, ...]:
-    """The rank of a job in each bin, by how many jobs ended in each; at least one must have.
+def ranks_ms(
+    edges_ms: Sequence[float], ended: Sequence[float], alive: Sequence[float]
+) -> tuple[float, ...]:
+    """The rank of a job in each bin, by how many jobs ended in each, and how many are in it now.
 
-    ``edges_ms`` are the bins' ends, ascending; ``counts`` has one more for the bin without an end.
-    Beside the counts, each bin is given a few jobs that end at the constant rate of the mean
-    length, which alone would rank all jobs alike: first come, first served.
+    ``edges_ms`` are the bins' ends, ascending; the counts have one more, for the bin without an
+    end, and there must be a job. Jobs that have not ended count for the bins they have outlived
+    (Kaplan and Meier 1958). Beside them all, each bin is given a few jobs that end at a constant
+    rate, the number of ends over all service seen; alone, these would rank all jobs alike, which is
+    first come, first served.
     """
     widths, middles = _shape(edges_ms)
-    mean_ms = sum(c * m for c, m in zip(counts, middles, strict=True)) / sum(counts)
-    ends, outlives = _lifetimes(counts, [1 - math.exp(-width / mean_ms) for width in widths])
-    last = max(number for number, count in enumerate(counts) if count)
+    seen_ms = sum((e + a) * m for e, a, m in zip(ended, alive, middles, strict=True))
+    mean_ms = seen_ms / max(1.0, sum(ended))
+    assumed = [1 - math.exp(-width / mean_ms) for width in widths]
+    ends, outlives = _lifetimes(ended, alive, assumed)
+    last = max(number for number, jobs in enumerate(zip(ended, alive, strict=True)) if any(jobs))
     ranks = [_best_ms(first, widths, ends, outlives) for first in range(last + 1)]
-    return (*ranks, *[mean_ms] * (len(counts) - len(ranks)))
+    return (*ranks, *[mean_ms] * (len(ended) - len(ranks)))
 
 
 def _shape(edges_ms: Sequence[float]) -> tuple[list[float], list[float]]:
@@ -44,18 +50,20 @@ def _shape(edges_ms: Sequence[float]) -> tuple[list[float], list[float]]:
 
 
 def _lifetimes(
-    counts: Sequence[float], assumed_hazards: Sequence[float]
+    ended: Sequence[float], alive: Sequence[float], assumed: Sequence[float]
 ) -> tuple[list[float], list[float]]:
     """Each bin's share of all jobs that end in it, and that outlive it."""
-    at_risk = sum(counts)
-    alive = 1.0
+    at_risk = sum(ended) + sum(alive)
+    left = 1.0
     ends, outlives = [], []
-    for count, hazard in zip(counts, assumed_hazards, strict=True):
-        share = alive * min(1.0, (count + ASSUMED * hazard) / (max(at_risk, 0.0) + ASSUMED))
-        alive -= share
-        at_risk -= count
+    for end, stay, hazard in zip(ended, alive, assumed, strict=True):
+        # Those that are in it have outlived half of it, on average.
+        exposed = max(end, at_risk - stay / 2)
+        share = left * (end + ASSUMED * hazard) / (exposed + ASSUMED)
+        left -= share
+        at_risk -= end + stay
         ends.append(share)
-        outlives.append(alive)
+        outlives.append(left)
     return ends, outlives
 
 

@@ -295,9 +295,14 @@ class CallScheduler:
         call.due_ms = None
         # At the top there is nowhere to be promoted to.
         if self.starvation_ratio > 0 and call.level > 0:
+            service_ms = call.stamp.program_service_ms
+            if call.stamp.itinerary:
+                # Attained service brings a call to its level by itself. A kind that is known to be
+                # long begins there, and would starve by the rule before it has waited at all.
+                service_ms = max(service_ms, self.levels.boundaries_ms[call.level - 1])
             call.due_ms = (
                 self.clock_ms
-                + self.starvation_ratio * (call.stamp.program_service_ms + call.recent_service_ms)
+                + self.starvation_ratio * (service_ms + call.recent_service_ms)
                 - call.stamp.program_wait_ms
                 - call.recent_wait_ms
             )

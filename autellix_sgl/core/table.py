@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from autellix_sgl.core.footprint import Footprint
-from autellix_sgl.core.forecast import Forecast, Hints
+from autellix_sgl.core.forecast import Forecast, Hints, ServiceHistory
 from autellix_sgl.core.kinds import Heads, Kinds, heads_of
 from autellix_sgl.core.lineage import Key, Lineage
 from autellix_sgl.core.model import CallStamp, CallStatistics, Itinerary
@@ -52,6 +52,7 @@ class Program:
     end user that its latest call named, ``source`` how its first call named the program; both are
     kept for showing only. ``number`` counts programs as they open. ``kind`` follows from ``heads``,
     its first prompt's, which are kept until it is known; ``hints`` is what its client expects.
+    ``history`` is its kind's, which counts it at ``history_bin`` while it has calls in the system.
     """
 
     id: str
@@ -64,6 +65,8 @@ class Program:
     kind: str | None = None
     heads: Heads = ()
     hints: Hints | None = None
+    history: ServiceHistory | None = None
+    history_bin: int | None = None
     service_ms: float = 0.0
     total_service_ms: float = 0.0
     total_wait_ms: float = 0.0
@@ -348,6 +351,15 @@ class ProcessTable:
             program.kind = self.kinds.find(program.tenant, program.heads)
             if program.kind is not None:
                 program.heads = ()
+        if self.forecast is not None and (program.history is None or not program.history.known):
+            self._count(program, alive=False)
+            program.history = self.forecast.history(program.tenant, program.kind)
+
+    def _count(self, program: Program, *, alive: bool) -> None:
+        """Tell its kind's history how far the program has come; or that it makes no call now."""
+        if program.history is not None:
+            service_ms = program.total_service_ms if alive else None
+            program.history_bin = program.history.moved(program.history_bin, service_ms)
 
     def _foresee(self, program: Program) -> tuple[Itinerary, int]:
         """Where a call of *program* goes, and before whom within a level.
@@ -357,11 +369,10 @@ class ProcessTable:
         take turns, behind the programs that have opened by now.
         """
         self._recognise(program)
-        if self.forecast is None:
+        if self.forecast is None or program.history is None:
             return (), 0
-        itinerary = self.forecast.itinerary(
-            program.tenant, program.kind, program.service_ms, program.hints
-        )
+        self._count(program, alive=True)
+        itinerary = self.forecast.itinerary(program.history, program.service_ms, program.hints)
         return itinerary, program.number if itinerary else self._opened
 
     def _leave(self, call_id: str) -> tuple[ActiveCall, Program]:
@@ -386,6 +397,7 @@ class ProcessTable:
 
     def _settle(self, program: Program, *, now: float, ends: bool) -> None:
         """After a call left: drop the program if it is over, else note that it idles."""
+        self._count(program, alive=bool(program.active))
         program.last_completion_at = now
         program.ended = program.ended or ends
         if program.active:
@@ -420,10 +432,8 @@ class ProcessTable:
     def _learn(self, program: Program) -> None:
         """The program is over: what it had tells what others of its kind will ask for."""
         self._recognise(program)
-        if self.forecast is not None and program.total_service_ms > 0:
-            self.forecast.ended(
-                program.tenant,
-                program.kind,
+        if program.history is not None and program.total_service_ms > 0:
+            program.history.ended(
                 program.total_service_ms,
                 calls=program.calls_completed,
                 tokens=program.output_tokens,

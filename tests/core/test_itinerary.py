@@ -77,7 +77,7 @@ def test_a_starving_call_goes_to_the_top_and_from_there_back_to_where_it_was() -
     s.arrive("a", CallStamp("A", program_service_ms=1.0, itinerary=((2, 3.0), (1, None))))
     s.arrive("b", CallStamp("B"))
     s.admit("b")
-    decode(s, "b")
+    decode(s, "b", steps=6)
     assert s.promote_starving() == ["a"]
     assert s.call("a").level == 0
     s.admit("a")
@@ -85,6 +85,18 @@ def test_a_starving_call_goes_to_the_top_and_from_there_back_to_where_it_was() -
     assert s.call("a").level == 2
     decode(s, "a", steps=3)
     assert s.call("a").level == 1
+
+
+def test_a_call_that_begins_in_a_lower_level_may_wait_as_if_it_had_earned_it() -> None:
+    """Its program has had nothing, and would starve by the rule before it has waited at all."""
+    s = scheduler(beta=2.0)
+    s.arrive("a", going((2, None)))
+    s.arrive("b", CallStamp("B"))
+    s.admit("b")
+    decode(s, "b", steps=11)
+    assert s.promote_starving() == []
+    decode(s, "b")
+    assert s.promote_starving() == ["a"]
 
 
 def test_within_a_level_the_lower_order_goes_first_whoever_came_first() -> None:

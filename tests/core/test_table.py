@@ -261,11 +261,23 @@ def test_without_kinds_prompts_are_not_looked_at() -> None:
 def test_calls_are_stamped_by_what_ended_programs_of_their_kind_had() -> None:
     t = learning()
     for number in range(20):
-        assert t.arrive("probe", "probe", now=0, prompt=SYSTEM).itinerary == () or number >= 10
+        assert t.arrive("probe", "probe", now=0, prompt=SYSTEM).itinerary == () or number >= 9
         t.abort("probe", now=0)
         run(t, f"P{number}", 60_000.0)
     ((level, _), *_) = t.arrive("new", "new", now=0, prompt=SYSTEM).itinerary
     assert level >= 6
+
+
+def test_programs_under_way_tell_of_their_kind_before_any_has_ended() -> None:
+    """By attained service, a kind of equally long programs would end none while new ones come."""
+    t = learning()
+    for number in range(12):
+        run(t, f"P{number}", 20_000.0, end=False)
+        t.arrive(f"P{number}.1", f"P{number}", now=2)
+    young = t.arrive("new", "new", now=2, prompt=SYSTEM)
+    old = t.arrive("P3.2", "P3", now=2)
+    assert young.itinerary[0][0] >= old.itinerary[0][0] > 0
+    assert old.order < young.order
 
 
 def test_a_program_that_lapsed_has_ended_too() -> None:
