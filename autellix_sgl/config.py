@@ -160,7 +160,9 @@ def add_program_arguments(parser: argparse.ArgumentParser) -> None:
         default=default.policy,
         help="atlas: by the longest chain of service in the program (equals plas when calls come "
         "one after another); plas: by the program's total service; mlfq: by each call's own "
-        "service; fcfs: by arrival; none: SGLang's own scheduler, untouched. Default: %(default)s.",
+        "service; gittins: by how soon the program is likely to end, learned from those that begin "
+        "with the same prompt, else as plas; fcfs: by arrival; none: SGLang's own scheduler, "
+        "untouched. Default: %(default)s.",
     )
     group.add_argument(
         "--program-levels",

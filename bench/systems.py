@@ -50,6 +50,7 @@ SYSTEMS: Mapping[str, System] = {
         _ours("mlfq", "this server, levels by each call's own service"),
         _ours("plas", "this server, levels by the program's total service"),
         _ours("atlas", "this server, levels by the program's longest chain of service"),
+        _ours("gittins", "this server, by the likely end of the program, learned per kind"),
         # These want replicas: `-- --dp-size N`.
         _placed("round_robin", "autellix-atlas, each call to the next replica, by SGLang"),
         _placed("total_requests", "autellix-atlas, to the replica with the fewest, by SGLang"),

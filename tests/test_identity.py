@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autellix_sgl.core import Hints
 from autellix_sgl.errors import InvalidProgram
 from autellix_sgl.runtime.identity import ANONYMOUS, Identity, IdentityReader, identity_of_program
 from autellix_sgl.runtime.identity.sources import (
@@ -114,6 +115,36 @@ def test_a_bad_header_of_ours_is_refused_by_name(headers: dict[str, str], field:
     with pytest.raises(InvalidProgram) as refused:
         read(headers)
     assert refused.value.field == field
+
+
+def test_what_a_client_expects_of_its_program_is_read() -> None:
+    """In headers, in the body, or one in each."""
+    headers = {"x-program-id": "a", "x-program-expected-calls": "12"}
+    assert read(headers).hints == Hints(calls=12)
+    assert read(headers, program={"id": "a", "expected_tokens": 900}).hints == Hints(12, 900)
+    assert read({}, program={"id": "a", "expected_calls": 1}).hints == Hints(calls=1)
+    assert read({"x-program-id": "a"}).hints is None
+
+
+@pytest.mark.parametrize("bad", [0, -1, 1.5, True, "many", "", "1e3", [3], 10**9 + 1, "9" * 5000])
+@pytest.mark.parametrize("name", ["expected_calls", "expected_tokens"])
+def test_an_expectation_that_is_none_is_refused_by_name(name: str, bad: object) -> None:
+    with pytest.raises(InvalidProgram, match="whole number from 1 to") as refused:
+        read({}, program={"id": "a", name: bad})
+    assert refused.value.field == f"program.{name}"
+    if isinstance(bad, str):
+        header = f"x-program-{name.replace('_', '-')}"
+        with pytest.raises(InvalidProgram) as refused:
+            read({"x-program-id": "a", header: bad})
+        assert refused.value.field == header
+
+
+def test_expectations_must_agree_and_belong_to_a_program() -> None:
+    headers = {"x-program-id": "a", "x-program-expected-calls": "12"}
+    with pytest.raises(InvalidProgram, match="disagrees with x-program-expected-calls"):
+        read(headers, program={"id": "a", "expected_calls": 13})
+    with pytest.raises(InvalidProgram, match="x-program-id: is required"):
+        read({"x-program-expected-calls": "12"})
 
 
 def test_a_header_that_is_not_utf8_is_refused_if_it_is_ours_and_ignored_if_not() -> None:

@@ -12,8 +12,10 @@ from collections.abc import Iterable, Sequence
 from written_doc import command, table
 
 from autellix_sgl.runtime.identity.sources import (
+    MAX_EXPECTED,
     MAX_ID_CHARACTERS,
     NEVER_A_PROGRAM,
+    OWN,
     SERVICE_FIELDS,
     SOURCES,
     USER_FIELDS,
@@ -74,6 +76,13 @@ nothing. What is not finite and at least 0 is refused.
 A call whose row says so is the program's last: it is forgotten when the call is done. Otherwise
 `DELETE /v1/programs/{{id}}` or the lease ends it.
 
+## What a program will ask for
+
+{hints}
+say how many calls the program will make in all, and how many tokens these will generate: a
+whole number from 1 to {most}, the latest counts, and anything else is refused. Only
+`--program-policy gittins` looks at them, and not far ([policies.md](policies.md#gittins)).
+
 ## Stored responses
 
 With SGLang's `--enable-response-store`, a request to `/v1/responses` that names nothing opens a
@@ -103,6 +112,8 @@ def document() -> str:
         table=table(head, rows),
         characters=MAX_ID_CHARACTERS,
         services=_listed([_shown(field) for field in SERVICE_FIELDS]),
+        hints=_listed([_shown(field) for field in (*OWN.calls, *OWN.tokens)]),
+        most=f"{MAX_EXPECTED:,}",
         users=_listed([_shown(field) for field in USER_FIELDS]),
         never=_listed([f"`{name}`" for name in NEVER_A_PROGRAM]),
     )

@@ -10,6 +10,9 @@ on a clock, a hash seed or the order of a set.
 
 from autellix_sgl.core.cost import CostModel, StepWork
 from autellix_sgl.core.footprint import Footprint
+from autellix_sgl.core.forecast import Forecast, Hints
+from autellix_sgl.core.gaps import GapsByKind, ToolGaps
+from autellix_sgl.core.kinds import Kinds
 from autellix_sgl.core.levels import Levels
 from autellix_sgl.core.model import Call, CallStamp, CallStatistics
 from autellix_sgl.core.placement import PLACEMENTS, Placer
@@ -36,6 +39,10 @@ __all__ = [
     "Candidate",
     "CostModel",
     "Footprint",
+    "Forecast",
+    "GapsByKind",
+    "Hints",
+    "Kinds",
     "Levels",
     "Placer",
     "Policy",
@@ -45,6 +52,7 @@ __all__ = [
     "Running",
     "StepWork",
     "TableStatistics",
+    "ToolGaps",
     "by_reason",
     "choose_victims",
     "policy_named",

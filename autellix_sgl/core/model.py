@@ -13,7 +13,13 @@ from autellix_sgl.core.shares import Account
 from autellix_sgl.core.waits import NO_WAITS, START, Mark, Rank
 
 # What of a stamp is left out of a decision trace: features that are off must not change it.
-UNUSED = {"tenant": "", "weight": 1.0}
+UNUSED = {"itinerary": (), "order": 0, "tenant": "", "weight": 1.0}
+
+Itinerary = tuple[tuple[int, float | None], ...]
+"""Levels that a call passes through: (level, ms of service that it stays there), the last for good.
+
+The last one's ms are None.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +28,10 @@ class CallStamp:
 
     ``priority_ms`` is p(c) of the paper's section 4.2: the attained service that orders the call.
     ``program_wait_ms`` and ``program_service_ms`` are W and T of Algorithm 1: the program's totals
-    over its completed calls, for anti-starvation. ``tenant`` is whose share of the machine the call
-    is charged to, and ``weight`` that share against the largest, which is 1.
+    over its completed calls, for anti-starvation. ``itinerary`` takes the place of the policy's
+    levels and quanta, unless it is empty. Within a level the call of the lower ``order`` goes
+    first, and among equals the one that came there first. ``tenant`` is whose share of the machine
+    the call is charged to, and ``weight`` that share against the largest, which is 1.
     """
 
     program: str
@@ -31,6 +39,8 @@ class CallStamp:
     priority_ms: float = 0.0
     program_wait_ms: float = 0.0
     program_service_ms: float = 0.0
+    itinerary: Itinerary = ()
+    order: int = 0
     tenant: str = ""
     weight: float = 1.0
 
@@ -52,7 +62,8 @@ class Call:
     t and w of Algorithm 1, which a promotion sets to zero. ``queued_at_ms`` is the scheduler's
     modelled clock when the current wait began, None while the call runs. ``waits`` splits
     ``wait_ms`` by reason, ``mark`` is for the wait that goes on (see the module ``waits``).
-    ``account`` is its tenant's, if tenants have shares here.
+    ``legs_begun`` counts the legs of the stamp's itinerary up to the present one. ``account`` is
+    its tenant's, if tenants have shares here.
     """
 
     id: str
@@ -69,6 +80,7 @@ class Call:
     preemptions: int = 0
     demotions: int = 0
     promotions: int = 0
+    legs_begun: int = 0
     account: Account | None = None
     mark: Mark = START
     waits: tuple[float, ...] = NO_WAITS

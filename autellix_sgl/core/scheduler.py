@@ -25,6 +25,9 @@ from autellix_sgl.core.shares import Account, SharedQueue
 from autellix_sgl.core.waits import Rank, Reason, WaitClock, add, by_reason, settled
 from autellix_sgl.errors import ConfigError, UnknownCall
 
+# Tickets within one order of stamps; more calls than any server sees.
+TICKETS_PER_ORDER = 2**40
+
 Recorder = Callable[[str, dict[str, object]], None]
 
 
@@ -86,9 +89,11 @@ class CallScheduler:
             stamp=stamp,
             level=level,
             quantum_left_ms=self.levels.quanta_ms[level],
-            ticket=self._draw_ticket(),
+            ticket=self._draw_ticket(stamp),
             queued_at_ms=self.clock_ms,
         )
+        if stamp.itinerary:
+            self._begin_leg(call, 0)
         self._calls[call_id] = call
         if self._shares is not None:
             call.account = self._shares.open(call_id, stamp.tenant, stamp.weight)
@@ -308,10 +313,10 @@ class CallScheduler:
             **shares,
         }
 
-    def _draw_ticket(self) -> int:
+    def _draw_ticket(self, stamp: CallStamp) -> int:
         ticket = self._next_ticket
         self._next_ticket += 1
-        return ticket
+        return stamp.order * TICKETS_PER_ORDER + ticket
 
     def _expect(self, call_id: str, *, waiting: bool) -> Call:
         call = self._calls.get(call_id)
@@ -328,9 +333,14 @@ class CallScheduler:
         call.due_ms = None
         # At the top there is nowhere to be promoted to.
         if self.starvation_ratio > 0 and call.level > 0:
+            service_ms = call.stamp.program_service_ms
+            if call.stamp.itinerary:
+                # Attained service brings a call to its level by itself. A kind that is known to be
+                # long begins there, and would starve by the rule before it has waited at all.
+                service_ms = max(service_ms, self.levels.boundaries_ms[call.level - 1])
             call.due_ms = (
                 self.clock_ms
-                + self.starvation_ratio * (call.stamp.program_service_ms + call.recent_service_ms)
+                + self.starvation_ratio * (service_ms + call.recent_service_ms)
                 - call.stamp.program_wait_ms
                 - call.recent_wait_ms
             )
@@ -394,11 +404,24 @@ class CallScheduler:
         self._charge_share(call, charge_ms)
         while call.quantum_left_ms <= 0:
             # What it overran comes off the next quantum: a step is not divisible, service is.
-            call.level += 1
-            call.quantum_left_ms += self.levels.quanta_ms[call.level]
-            call.ticket = self._draw_ticket()
-            call.demotions += 1
+            before, overrun_ms = call.level, call.quantum_left_ms
+            if call.stamp.itinerary:
+                self._begin_leg(call, call.legs_begun)
+            else:
+                call.level += 1
+                call.quantum_left_ms = self.levels.quanta_ms[call.level]
+            call.quantum_left_ms += overrun_ms
+            call.ticket = self._draw_ticket(call.stamp)
+            call.demotions += call.level > before
             self._front = None
+
+    def _begin_leg(self, call: Call, number: int) -> None:
+        """The call goes where its itinerary has it next."""
+        legs = call.stamp.itinerary
+        call.level, quantum_ms = legs[number]
+        call.legs_begun = number + 1
+        last = call.legs_begun == len(legs)
+        call.quantum_left_ms = math.inf if quantum_ms is None or last else quantum_ms
 
     def _charge_decodes(self, work: StepWork, repeat: int) -> None:
         """*repeat* decode steps at once; calls whose quantum ends on the way go step by step."""
@@ -430,7 +453,9 @@ class CallScheduler:
         call.recent_service_ms = 0.0
         call.level = 0
         call.quantum_left_ms = self.levels.quanta_ms[0]
-        call.ticket = self._draw_ticket()
+        # From the top it returns to where it was, by its levels or its itinerary.
+        call.legs_begun = max(0, call.legs_begun - 1)
+        call.ticket = self._draw_ticket(call.stamp)
         call.promotions += 1
         self._enqueue(call)
         self._urgent = self._urgent or self._beats_a_running_call(call.key)

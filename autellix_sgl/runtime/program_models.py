@@ -40,6 +40,10 @@ class ProgramModel(BaseModel):
     user: str | None = Field(description="The end user that its latest call named.")
     source: str | None = Field(description="Which field named it; null: its calls named none.")
     transient: bool = Field(description="Whether it stands for a request that named no program.")
+    kind: str | None = Field(
+        description="Shared with programs whose first prompts begin alike. Null: not known, or the "
+        "policy does not look."
+    )
     ended: bool = Field(description="Whether it goes with its last active call.")
     created_at: float = Field(description="Unix seconds.")
     last_arrival_at: float | None = Field(description="Unix seconds.")
@@ -66,6 +70,7 @@ class ProgramModel(BaseModel):
             user=program.user,
             source=program.source,
             transient=program.transient,
+            kind=program.kind,
             ended=program.ended,
             created_at=program.created_at,
             last_arrival_at=program.last_arrival_at,

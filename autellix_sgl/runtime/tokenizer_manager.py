@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,14 @@ from sglang.srt.runtime_context import get_parallel, get_serving
 from sglang.srt.server_args import PortArgs, ServerArgs
 
 from autellix_sgl.config import ProgramArgs
-from autellix_sgl.core import CallStatistics, ProcessTable, Program, by_reason
+from autellix_sgl.core import (
+    CallStatistics,
+    Forecast,
+    Kinds,
+    ProcessTable,
+    Program,
+    by_reason,
+)
 from autellix_sgl.runtime.call_progress import (
     REQUEST_ATTRIBUTE,
     ProgramRequest,
@@ -74,10 +81,13 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
     ) -> None:
         super().__init__(server_args, port_args, **kwargs)
         self.program_args = program_args
+        policy = program_args.core_policy()
         self.table = ProcessTable(
-            program_args.core_policy(),
+            policy,
             lease_s=program_args.lease_s,
             max_programs=program_args.max_programs,
+            kinds=Kinds() if policy.learns else None,
+            forecast=Forecast(program_args.core_levels()) if policy.learns else None,
         )
         shares = program_args.shares
         self.shares = None if shares is None else SharesFile(Path(shares))
@@ -143,7 +153,8 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
         ):
             await super()._send_one_request(tokenized_obj)
             return
-        tag = self._arrive(rid, request_of(self.rid_to_state[rid].obj).named(rid))
+        request = request_of(self.rid_to_state[rid].obj).named(rid)
+        tag = self._arrive(rid, request, tokenized_obj.input_ids or ())
         try:
             if self.replicas is not None:
                 self.replicas.place(tokenized_obj, self.table.program_of(rid).footprint)
@@ -161,7 +172,7 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
         for tokenized_obj in tokenized_objs:
             await self._send_one_request(tokenized_obj)
 
-    def _arrive(self, rid: str, request: ProgramRequest) -> ProgramTag:
+    def _arrive(self, rid: str, request: ProgramRequest, prompt: Sequence[int]) -> ProgramTag:
         """Enter a call in the table; its response's headers know its program from here on."""
         identity = request.identity
         stamp = self.table.arrive(
@@ -176,6 +187,8 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
             transient=identity.transient,
             ends_program=identity.end,
             attained_ms=identity.service_ms,
+            prompt=prompt,
+            hints=identity.hints,
         )
         request.progress.program = self.table.active_call(rid).program
         request.progress.service_ms = stamp.priority_ms
@@ -251,8 +264,17 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
             promotions=report.promotions,
             waits=tuple(report.waits),
         )
-        settle = self.table.abort if aborted else self.table.complete
-        program = settle(rid, statistics=statistics, now=time.time(), engine=report.replica)
+        now, replica = time.time(), report.replica
+        if aborted:
+            program = self.table.abort(rid, statistics=statistics, now=now, engine=replica)
+        else:
+            program = self.table.complete(
+                rid,
+                statistics,
+                now=now,
+                engine=replica,
+                output_tokens=meta_info["completion_tokens"],
+            )
         if self.replicas is not None:
             self.replicas.leave(meta_info, aborted=aborted)
         if self.program_metrics is not None:

@@ -16,6 +16,7 @@ from sglang.srt.managers.io_struct import (
 )
 
 from autellix_sgl.core import CallStamp
+from autellix_sgl.core.model import Itinerary
 
 # The key under which call reports ride on SGLang's batch outputs.
 REPORT_KEY = "autellix_program"
@@ -32,6 +33,8 @@ class ProgramTag(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     priority_ms: float
     program_wait_ms: float
     program_service_ms: float
+    itinerary: Itinerary = ()
+    order: int = 0
     tenant: str = ""
     weight: float = 1.0
 
@@ -43,6 +46,8 @@ class ProgramTag(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
             priority_ms=stamp.priority_ms,
             program_wait_ms=stamp.program_wait_ms,
             program_service_ms=stamp.program_service_ms,
+            itinerary=stamp.itinerary,
+            order=stamp.order,
             tenant=stamp.tenant,
             weight=stamp.weight,
         )
@@ -54,6 +59,8 @@ class ProgramTag(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
             priority_ms=self.priority_ms,
             program_wait_ms=self.program_wait_ms,
             program_service_ms=self.program_service_ms,
+            itinerary=self.itinerary,
+            order=self.order,
             tenant=self.tenant,
             weight=self.weight,
         )

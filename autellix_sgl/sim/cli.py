@@ -12,7 +12,15 @@ from pathlib import Path
 from autellix_sgl.core import PLACEMENTS, SHARE_TURN_MS, Levels
 from autellix_sgl.decision_trace import TraceWriter
 from autellix_sgl.errors import AutellixError, ConfigError
-from autellix_sgl.sim.experiments import Arrivals, Setting, compare, makespan, play, sweep
+from autellix_sgl.sim.experiments import (
+    TOOL_TIMES,
+    Arrivals,
+    Setting,
+    compare,
+    makespan,
+    play,
+    sweep,
+)
 from autellix_sgl.sim.fairness import Tenant, shares
 from autellix_sgl.sim.figures import figure2, figure9
 from autellix_sgl.sim.fleet import OURS, figure14, figure15
@@ -26,7 +34,7 @@ systems, worst first as the paper has them:
   vllm   arrival order, no prefix cache          atlas  the longest chain of service so far
   fcfs   arrival order (the paper's vLLM-opt)    las    oracle: least attained service, no bins
   mlfq   levels by each call's own service       srpt   oracle: least remaining service
-  plas   levels by the program's total service
+  plas   levels by the program's total service   gittins  the likely end, learned per kind
 
 placements of calls on several replicas:
   round_robin, least_used     in turn; the fewest calls in the system
@@ -147,6 +155,13 @@ def _add_setting(parser: argparse.ArgumentParser, systems: str) -> None:
         default=setting.interrupts,
         help="Multiply tool and human times by this; 0 replays turns back to back. [%(default)s]",
     )
+    add(
+        "--tool-times",
+        choices=TOOL_TIMES,
+        default=setting.tool_times,
+        help="tracelab: each tool takes a time as coding agents' tools do (median 0.1 s, p90 10 s, "
+        "p99 192 s), and humans answer at once. [%(default)s]",
+    )
     add("--replicas", type=int, default=1, help="[%(default)s]")
     add("--placement", choices=PLACEMENTS, default="program", help="[%(default)s]")
     add(
@@ -193,6 +208,7 @@ def _setting(options: argparse.Namespace) -> Setting:
         seed=options.seed,
         scale=options.scale,
         interrupts=options.interrupts,
+        tool_times=options.tool_times,
         replicas=options.replicas,
         placement=options.placement,
         server=_server(options),

@@ -31,6 +31,7 @@ from autellix_sgl.core import (
     StepWork,
     policy_named,
 )
+from autellix_sgl.core.model import Itinerary
 from autellix_sgl.core.queue import Key
 from autellix_sgl.core.waits import Reason
 from autellix_sgl.errors import AutellixError, ConfigError, UnknownCall
@@ -127,9 +128,8 @@ class _Player:
             return  # it came with the event before
         self._report_unrecorded(fields.line)
         if event == "arrive":
-            scheduler.arrive(
-                fields.text("call"), _stamp(fields.inside("stamp", fields.get("stamp")))
-            )
+            stamp = _stamp(fields.inside("stamp", fields.get("stamp")), scheduler.levels.count)
+            scheduler.arrive(fields.text("call"), stamp)
         elif event == "step":
             work = _work(fields.inside("work", fields.get("work")))
             scheduler.step(work, fields.whole("repeat", at_least=1, default=1))
@@ -178,16 +178,31 @@ def _reason(fields: Record) -> Reason:
         fields.fail("reason", f"must be one of {', '.join(Reason)}")
 
 
-def _stamp(fields: Record) -> CallStamp:
+def _stamp(fields: Record, levels: int) -> CallStamp:
     return CallStamp(
         program=fields.text("program"),
         thread=fields.text("thread"),
         priority_ms=fields.number("priority_ms"),
         program_wait_ms=fields.number("program_wait_ms"),
         program_service_ms=fields.number("program_service_ms"),
+        itinerary=_itinerary(fields, levels) if "itinerary" in fields else (),
+        order=fields.whole("order", default=0),
         tenant=fields.text("tenant", ""),
         weight=fields.number("weight", default=1.0),
     )
+
+
+def _itinerary(fields: Record, levels: int) -> Itinerary:
+    legs = []
+    for leg in fields.items("itinerary"):
+        match leg:
+            case [int(level), None | int() | float() as quantum_ms] if 0 <= level < levels:
+                legs.append((level, quantum_ms))
+            case _:
+                fields.fail(
+                    "itinerary", f"must pair levels below {levels} with ms or null, got {leg!r}"
+                )
+    return tuple(legs)
 
 
 def _work(fields: Record) -> StepWork:

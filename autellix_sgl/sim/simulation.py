@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 
-from autellix_sgl.core import Placer, ProcessTable, policy_named
+from autellix_sgl.core import Forecast, Kinds, Placer, ProcessTable, policy_named
 from autellix_sgl.core.scheduler import Recorder
 from autellix_sgl.core.waits import NO_WAITS, add
 from autellix_sgl.sim.batch import SimCall
 from autellix_sgl.sim.hardware import ServerModel
+from autellix_sgl.sim.prompts import Prompts
 from autellix_sgl.sim.replica import Replica
 from autellix_sgl.sim.systems import System, Tuning
 from autellix_sgl.sim.work import batch_of, service_ms
@@ -69,9 +70,15 @@ class Simulation:
         self.now_ms = 0.0
         self._batch = batch_of(workload.programs, self.server)
         self.runs = self._prepare(workload.programs)
+        policy = policy_named(system.table_policy)
         self.table = ProcessTable(
-            policy_named(system.table_policy), lease_s=math.inf, max_programs=workload.num_calls + 1
+            policy,
+            lease_s=math.inf,
+            max_programs=workload.num_calls + 1,
+            kinds=Kinds() if policy.learns else None,
+            forecast=Forecast(tuning.levels) if policy.learns else None,
         )
+        self._prompts = Prompts()
         self.replicas = [
             Replica(
                 self.server,
@@ -146,8 +153,14 @@ class Simulation:
         call = trace.calls[index]
         call_id = f"{trace.id}.{index}"
         name = call_id if trace.fresh else trace.id
+        opens = self.table.kinds is not None and name not in self.table
         stamp = self.table.arrive(
-            call_id, name, now=self.now_ms / 1e3, thread=call.thread, transient=trace.fresh
+            call_id,
+            name,
+            now=self.now_ms / 1e3,
+            thread=call.thread,
+            transient=trace.fresh,
+            prompt=self._prompts.tokens(trace, index) if opens else (),
         )
         weight = self._weights.get(trace.tenant, 1.0)
         stamp = replace(stamp, tenant=trace.tenant, weight=weight)
@@ -165,7 +178,13 @@ class Simulation:
         statistics = self.replicas[replica].calls.remove(call_id)
         output_tokens = run.trace.calls[index].output_tokens
         self.placer.finish(call_id, cached_tokens=done.cached_tokens, output_tokens=output_tokens)
-        self.table.complete(call_id, statistics, now=self.now_ms / 1e3, engine=replica)
+        self.table.complete(
+            call_id,
+            statistics,
+            now=self.now_ms / 1e3,
+            engine=replica,
+            output_tokens=output_tokens,
+        )
         run.wait_ms += statistics.wait_ms
         run.waits = add(run.waits, statistics.waits)
         run.longest_wait_ms = max(run.longest_wait_ms, statistics.wait_ms)

@@ -90,6 +90,7 @@ SYSTEMS: Mapping[str, System] = {
         System("mlfq", "multi-level feedback over each call's own service", "mlfq"),
         System("plas", "multi-level over the program's total service", "plas"),
         System("atlas", "multi-level over the program's longest chain", "atlas"),
+        System("gittins", "the likely end of the program, learned per kind", "gittins"),
         System("las", "oracle: least attained service, unbinned", "plas"),
         System("srpt", "oracle: least remaining service, reads the trace", "plas"),
     )

@@ -59,7 +59,13 @@ class Client:
     def stamp(self) -> CallStamp:
         attained = 0.0 if self.fresh else self.service_ms
         program = f"{self.tenant}-{self.sent if self.fresh else 0}"
-        return CallStamp(program, "", attained, 0.0, attained, self.tenant, self.weight)
+        return CallStamp(
+            program,
+            priority_ms=attained,
+            program_service_ms=attained,
+            tenant=self.tenant,
+            weight=self.weight,
+        )
 
 
 class Machine:

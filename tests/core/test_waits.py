@@ -150,6 +150,10 @@ EVENTS = st.lists(
 )
 
 
+# Down, up and down again.
+ITINERARY = ((1, 2.0), (2, 1.0), (0, 1.0), (1, None))
+
+
 def play(s: CallScheduler, events: Sequence[tuple[str, int]], naive: Naive) -> None:
     """Whatever of *events* is possible; after each, the sums are looked at."""
     running: list[str] = []
@@ -158,7 +162,15 @@ def play(s: CallScheduler, events: Sequence[tuple[str, int]], naive: Naive) -> N
         waiting = list(s.waiting())
         if event == "arrive":
             service = float(which)
-            stamp = CallStamp(f"P{which}", "", service, service, service, f"t{which % 3}")
+            stamp = CallStamp(
+                f"P{which}",
+                priority_ms=service,
+                program_wait_ms=service,
+                program_service_ms=service,
+                itinerary=ITINERARY if which % 4 == 3 else (),
+                order=which % 2,
+                tenant=f"t{which % 3}",
+            )
             s.arrive(f"c{number}", stamp)
         elif event == "admit" and waiting:
             running.append(waiting[which % len(waiting)])

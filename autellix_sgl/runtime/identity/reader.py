@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
+from autellix_sgl.core import Hints
 from autellix_sgl.errors import InvalidProgram
 from autellix_sgl.runtime.identity.extract import (
     Values,
@@ -27,6 +29,7 @@ from autellix_sgl.runtime.identity.sources import (
 from autellix_sgl.runtime.identity.values import (
     ANONYMOUS,
     Identity,
+    check_count,
     check_flag,
     check_id,
     check_service,
@@ -39,6 +42,8 @@ _ROWS_OF: dict[str, list[int]] = {}
 for _row, _source in enumerate(SOURCES):
     for _field in _source.fields():
         _ROWS_OF.setdefault(_field.key, []).append(_row)
+
+Checked = TypeVar("Checked", str, int)
 
 ProgramOfResponse = Callable[[str, str], str | None]
 """A tenant and a response id -> the program whose call it was, if that is known."""
@@ -181,7 +186,7 @@ def service_of(values: Values) -> float:
 
 def strict_id(source: Source, values: Values) -> tuple[Field, str] | None:
     """The id that a strict row names and where, None if it does not; raises InvalidProgram."""
-    named = _agreed(source.ids, values)
+    named = _agreed(source.ids, values, check_id)
     if named is None and source is OWN and any(field.key in values for field in OWN.fields()):
         raise InvalidProgram(OWN.ids[0].shown, "is required")
     return named
@@ -189,24 +194,36 @@ def strict_id(source: Source, values: Values) -> tuple[Field, str] | None:
 
 def strict_identity(source: Source, program: str, values: Values) -> Identity:
     """The identity in a strict row whose id is *program*; raises InvalidProgram."""
-    thread = _agreed(source.threads, values)
-    parent = _agreed(source.parents, values)
+    thread = _agreed(source.threads, values, check_id)
+    parent = _agreed(source.parents, values, check_id)
     return Identity(
         program,
         thread[1] if thread else "",
         end=_flag(source, values),
         parent=parent[1] if parent else None,
         source=source.name,
+        hints=_hints(source, values),
     )
 
 
-def _agreed(fields: Iterable[Field], values: Values) -> tuple[Field, str] | None:
+def _hints(source: Source, values: Values) -> Hints | None:
+    """What the row's client expects of the program; raises InvalidProgram."""
+    calls = _agreed(source.calls, values, check_count)
+    tokens = _agreed(source.tokens, values, check_count)
+    if calls is None and tokens is None:
+        return None
+    return Hints(calls[1] if calls else None, tokens[1] if tokens else None)
+
+
+def _agreed(
+    fields: Iterable[Field], values: Values, check: Callable[[str, object], Checked]
+) -> tuple[Field, Checked] | None:
     """The one value of *fields* and the first that has it; raises InvalidProgram."""
-    found: tuple[Field, str] | None = None
+    found: tuple[Field, Checked] | None = None
     for field in fields:
         if field.key not in values:
             continue
-        value = check_id(field.shown, values[field.key])
+        value = check(field.shown, values[field.key])
         if found is not None and value != found[1]:
             raise InvalidProgram(field.shown, f"disagrees with {found[0].shown}")
         found = found or (field, value)
