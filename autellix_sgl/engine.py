@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
-from autellix_sgl.config import ProgramArgs
+from autellix_sgl.config import LOAD_BALANCE_FLAG, PLACEMENT_CHOICES, ProgramArgs, program_flags
+from autellix_sgl.errors import ConfigError
 from autellix_sgl.frontend.place import Place, current
 from autellix_sgl.frontend.programs import Program
 from autellix_sgl.runtime.engine import ProgramEngine
 from autellix_sgl.server_defaults import server_defaults
 
 PREFIX = "program_"
-ARGUMENTS = frozenset(PREFIX + field.name for field in fields(ProgramArgs))
+ARGUMENTS = frozenset(PREFIX + name for name in program_flags())
 
 ProgramLike = str | Mapping[str, Any] | Program | None
 
@@ -37,6 +37,11 @@ class Engine(ProgramEngine):
         program_args.initial_cost_model()  # a bad file is found now, not in a scheduler process
         if "server_args" in kwargs:
             raise TypeError("Engine takes SGLang's arguments one by one, not server_args")
+        if kwargs.get("load_balance_method") in PLACEMENT_CHOICES:
+            raise ConfigError(
+                f"{LOAD_BALANCE_FLAG} {kwargs['load_balance_method']} needs a server: replicas are "
+                "watched from its event loop. Use one of SGLang's own methods."
+            )
         super().__init__(program_args=program_args, **{**_gaps(kwargs), **kwargs})
 
     def generate(self, *args: Any, program: ProgramLike = None, **kwargs: Any) -> Any:

@@ -10,7 +10,7 @@
 
     ActivationError        our scheduler could not be put in place; a BaseException on purpose
 
-A server answers InvalidProgram with HTTP 400 and UnknownProgram with HTTP 404.
+A server answers InvalidProgram and NoReplica with HTTP 400 and UnknownProgram with HTTP 404.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class UnknownProgram(AutellixError, LookupError):
         self.program_id = program_id
 
 
-class NoReplica(AutellixError):
+class NoReplica(AutellixError, ValueError):
     """No replica can take the call: all of them, or the one that was asked for, have died."""
 
 

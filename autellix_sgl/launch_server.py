@@ -22,9 +22,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import autellix_sgl.runtime  # noqa: F401 (its import prepares this process and its children)
-from autellix_sgl.config import ProgramArgs, add_program_arguments
+from autellix_sgl.config import (
+    ProgramArgs,
+    add_placement_choices,
+    add_program_arguments,
+    take_placement,
+)
 from autellix_sgl.errors import ActivationError, AutellixError, ConfigError
 from autellix_sgl.runtime.platform import uses_cpu_engine
+from autellix_sgl.runtime.shares import Shares
 from autellix_sgl.runtime.tenants import Tenants
 from autellix_sgl.server_defaults import flag_value, server_defaults
 
@@ -57,6 +63,7 @@ def build_argument_parser() -> argparse.ArgumentParser:
     )
     add_program_arguments(parser)
     ServerArgs.add_cli_args(parser)
+    add_placement_choices(parser)
     return parser
 
 
@@ -67,11 +74,14 @@ def parse_program_args(argv: Sequence[str]) -> tuple[ProgramArgs, list[str]]:
     )
     add_program_arguments(parser)
     namespace, rest = parser.parse_known_args(argv)
-    args = ProgramArgs.from_namespace(namespace)
+    placement, rest = take_placement(rest)
+    args = ProgramArgs.from_namespace(namespace, placement=placement)
     # A bad file is found now, not in one of the server's processes.
     args.initial_cost_model()
     if args.tenants is not None:
         Tenants.load(Path(args.tenants))
+    if args.shares is not None:
+        Shares.load(Path(args.shares))
     return args, rest
 
 
@@ -158,6 +168,7 @@ def serve(argv: Sequence[str]) -> None:
     from sglang.srt.utils.common import suppress_noisy_warnings
 
     from autellix_sgl.runtime import cpu
+    from autellix_sgl.runtime.cpu import threads
     from autellix_sgl.runtime.server import launch
 
     suppress_noisy_warnings()
@@ -165,6 +176,8 @@ def serve(argv: Sequence[str]) -> None:
     if uses_cpu_engine():
         cpu.install()  # before the flags are read: it adds a choice to one of them
     server_args = parse_server_args([*program_args.server_flags(), *sglang_argv])
+    if uses_cpu_engine():
+        threads.share(server_args.dp_size * server_args.tp_size)
     check_address(server_args.host, server_args.port)
     on_ready = partial(announce, server_args, tenants=program_args.tenants is not None)
     try:

@@ -49,6 +49,8 @@ def server_defaults(user_argv: Sequence[str]) -> list[str]:
             "--model-path": model,
             "--served-model-name": default_model.SERVED_NAME,
             "--tool-call-parser": default_model.TOOL_CALL_PARSER,
+            # Between two tokens of JSON so small a model can write blanks for ever.
+            "--constrained-json-disable-any-whitespace": SWITCH,
         }
     if uses_cpu_engine():
         defaults |= _cpu_defaults(Path(model))

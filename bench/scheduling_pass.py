@@ -35,7 +35,7 @@ class NoPipe:
         pass
 
 
-def request(rid: str, *, priority_ms: float, salt: int) -> Any:
+def request(rid: str, *, priority_ms: float, salt: int, tenant: str = "") -> Any:
     """A tokenised call of a program that has attained *priority_ms*."""
     from sglang.srt.managers.io_struct import TokenizedGenerateReqInput
     from sglang.srt.sampling.sampling_params import SamplingParams
@@ -59,7 +59,12 @@ def request(rid: str, *, priority_ms: float, salt: int) -> Any:
         token_ids_logprob=None,
         stream=False,
     )
-    stamp = CallStamp(program=f"p-{rid}", priority_ms=priority_ms, program_service_ms=priority_ms)
+    stamp = CallStamp(
+        program=f"p-{rid}",
+        priority_ms=priority_ms,
+        program_service_ms=priority_ms,
+        tenant=tenant,
+    )
     return ProgramGenerateReqInput.of(tokenized, ProgramTag.of(stamp))
 
 
@@ -87,17 +92,24 @@ def median_ms(timed: Callable[[], None], before: Callable[[], None], repeats: in
 
 
 class Measurement:
-    """One scheduler, its slots full of old programs' calls and its queue filled step by step."""
+    """One scheduler, its slots full of old programs' calls and its queue filled step by step.
 
-    def __init__(self, scheduler: Any, repeats: int) -> None:
+    The calls are dealt to so many *tenants*; with 0 there are no shares.
+    """
+
+    def __init__(self, scheduler: Any, repeats: int, tenants: int) -> None:
         self.scheduler = scheduler
         self.repeats = repeats
+        self.tenants = tenants
         self._number = 0
 
     def add(self, priority_ms: float) -> None:
         self._number += 1
+        tenant = f"t{self._number % self.tenants}" if self.tenants else ""
         self.scheduler.handle_generate_request(
-            request(f"c{self._number:08d}", priority_ms=priority_ms, salt=self._number)
+            request(
+                f"c{self._number:08d}", priority_ms=priority_ms, salt=self._number, tenant=tenant
+            )
         )
 
     def run(self) -> list[dict[str, float]]:
@@ -168,7 +180,7 @@ class Measurement:
         one_step(self.scheduler)
 
 
-def build_and_run(flags: list[str], repeats: int) -> list[dict[str, float]]:
+def build_and_run(flags: list[str], repeats: int, tenants: int) -> list[dict[str, float]]:
     """Construct a scheduler as its process would, and measure where it would serve."""
     from sglang.srt.managers import scheduler as upstream
     from sglang.srt.server_args import PortArgs, prepare_server_args
@@ -182,11 +194,14 @@ def build_and_run(flags: list[str], repeats: int) -> list[dict[str, float]]:
     class Measured(ProgramScheduler):
         def run_event_loop(self) -> None:
             self.schedule_stream.synchronize = lambda: None
-            rows.extend(Measurement(self, repeats).run())
+            rows.extend(Measurement(self, repeats, tenants).run())
 
     server_args = prepare_server_args(flags)
     server_args.resolve_once()
-    activate_scheduler(ProgramArgs(policy="plas", cost_model=unit_cost_file()), Measured)
+    # The scheduler only asks whether there is a file of shares; it does not read it.
+    shares = "shares.json" if tenants else None
+    program_args = ProgramArgs(policy="plas", cost_model=unit_cost_file(), shares=shares)
+    activate_scheduler(program_args, Measured)
     upstream.run_scheduler_process(
         server_args, PortArgs.init_new(server_args), 0, 0, 0, None, NoPipe()
     )
@@ -206,6 +221,9 @@ def unit_cost_file() -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=200, help="Passes a median is taken over.")
+    parser.add_argument(
+        "--tenants", type=int, default=0, help="With shares, the calls dealt to so many tenants."
+    )
     add_output_argument(parser)
     args = parser.parse_args()
     from autellix_sgl.server_defaults import server_defaults
@@ -217,7 +235,7 @@ def main() -> int:
         str(SLOTS),
         "--skip-server-warmup",
     ]
-    rows = build_and_run(flags, args.repeats)
+    rows = build_and_run(flags, args.repeats, args.tenants)
     growth = rows[2]["idle_pass_ms"] / rows[1]["idle_pass_ms"]
     write_result(args.out, {"rows": rows, "idle_growth_1k_to_10k": growth}, table=rows)
     worst = max(rows[2]["idle_pass_ms"], rows[2]["arrival_ms"])

@@ -32,6 +32,11 @@ def _ours(policy: str, about: str) -> System:
     return System(f"autellix-{policy}", about, SGLang(programs=policy != "none"), flags)
 
 
+def _placed(method: str, about: str) -> System:
+    flags = ("--program-policy", "atlas", "--load-balance-method", method)
+    return System(f"dp-{method}", about, SGLang(programs=True), flags)
+
+
 # lpm and hrrn are upstream's names; both need the radix cache (on by default) and fall back to
 # arrival order while more than 128 calls wait.
 SYSTEMS: Mapping[str, System] = {
@@ -45,6 +50,12 @@ SYSTEMS: Mapping[str, System] = {
         _ours("mlfq", "this server, levels by each call's own service"),
         _ours("plas", "this server, levels by the program's total service"),
         _ours("atlas", "this server, levels by the program's longest chain of service"),
+        _ours("gittins", "this server, by the likely end of the program, learned per kind"),
+        # These want replicas: `-- --dp-size N`.
+        _placed("round_robin", "autellix-atlas, each call to the next replica, by SGLang"),
+        _placed("total_requests", "autellix-atlas, to the replica with the fewest, by SGLang"),
+        _placed("program", "autellix-atlas, long calls to their program's replica (the paper)"),
+        _placed("program-radix", "autellix-atlas, to where it costs all calls the least time"),
         System("vllm-cpu", "vLLM for CPUs, prefix caching and chunked prefill on", Vllm()),
         System("thunderagent", "ThunderAgent's proxy in front of sglang-fcfs", ThunderAgent()),
     )

@@ -37,7 +37,7 @@ async def main() -> None:
             "reporter",
             instructions="Find out about the weather.",
             model=model,
-            model_settings=ModelSettings(tool_choice="required", parallel_tool_calls=False),
+            model_settings=ModelSettings(tool_choice="required", max_tokens=64),
             tools=[weather],
         )
         poet = Agent(

@@ -41,6 +41,7 @@ def main() -> None:
                 tools=[TOOL],
                 tool_choice="required",
                 parallel_tool_calls=False,
+                max_tokens=64,
             )
             message = asked.choices[0].message
             messages.append(message.model_dump(exclude_none=True))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from autellix_sgl.patches import (
+    controller_process,
+    controller_wait,
     cpu_last_loc,
     cpu_paged_allocator,
     cpu_support_triton,
@@ -15,7 +17,11 @@ PATCHES: tuple[Patch, ...] = (
     cpu_paged_allocator.PATCH,
     cpu_support_triton.PATCH,
     cpu_last_loc.PATCH,
+    controller_process.PATCH,
+    controller_wait.PATCH,
 )
+
+CONTROL = "sglang.srt.managers.tokenizer_control_mixin"
 
 # Overridden through seams that need no patch: the launcher's own arguments.
 TOKENIZER_MANAGER_METHODS = tuple(
@@ -34,6 +40,25 @@ TOKENIZER_MANAGER_METHODS = tuple(
         "update_request_meta_info",
         "auto_create_handle_loop",
     )
+)
+# What placement relies on: routing by the request's own field, and control requests that can be
+# told to expect fewer answers.
+DATA_PARALLEL = (
+    *(
+        f"sglang.srt.managers.data_parallel_controller:DataParallelController.{method}"
+        for method in (
+            "launch_dp_schedulers",
+            "dispatching_with_trace",
+            "maybe_external_dp_rank_routing",
+            "round_robin_scheduler",
+            "update_active_ranks",
+            "send_control_message",
+        )
+    ),
+    "sglang.srt.managers.communicator:FanOutCommunicator",
+    f"{CONTROL}:TokenizerControlMixin.update_control_communicator_fan_out",
+    "sglang.srt.managers.tokenizer_manager:TokenizerManager.update_active_ranks",
+    "sglang.srt.managers.tokenizer_manager:TokenizerManager._handle_abort_finish_reason",
 )
 # Who is let in where, and what the server needs to call itself, on a server with tenants.
 AUTHENTICATION = (
@@ -62,11 +87,18 @@ RADIX_CACHE = (
     "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache.__init__",
     "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache.insert",
 )
+# A question of ours goes to every scheduler, and is answered, as SGLang's for the internal state.
+QUESTIONS = (
+    f"{CONTROL}:TokenizerControlMixin.get_internal_state",
+    f"{CONTROL}:TokenizerControlMixin.init_communicators",
+    "sglang.utils:TypeBasedDispatcher.__call__",
+)
 MESSAGES = (
     "sglang.srt.managers.tokenizer_manager:TokenizerManager._dispatch_to_scheduler",
     "sglang.srt.managers.io_struct:BaseReq",
     "sglang.utils:TypeBasedDispatcher",
     "sglang.srt.managers.io_struct:TokenizedGenerateReqInput",
+    "sglang.srt.managers.io_struct:GetInternalStateReq",
     "sglang.srt.managers.io_struct:hook_custom_types",
 )
 
@@ -77,6 +109,14 @@ def relied_on() -> list[str]:
     for patch in PATCHES:
         for target in (patch.target, *patch.depends):
             targets[target] = None
-    for target in (*TOKENIZER_MANAGER_METHODS, *AUTHENTICATION, *RADIX_CACHE, *MESSAGES):
+    seams = (
+        *TOKENIZER_MANAGER_METHODS,
+        *AUTHENTICATION,
+        *DATA_PARALLEL,
+        *QUESTIONS,
+        *RADIX_CACHE,
+        *MESSAGES,
+    )
+    for target in seams:
         targets[target] = None
     return list(targets)

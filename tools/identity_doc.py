@@ -6,14 +6,17 @@ python tools/identity_doc.py --check      exit 1 if the file is stale
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+
+from written_doc import command, table
 
 from autellix_sgl.runtime.identity.sources import (
+    MAX_EXPECTED,
     MAX_ID_CHARACTERS,
     NEVER_A_PROGRAM,
+    OWN,
+    SERVICE_FIELDS,
     SOURCES,
     USER_FIELDS,
     Field,
@@ -21,8 +24,6 @@ from autellix_sgl.runtime.identity.sources import (
     Place,
     Source,
 )
-
-DOCUMENT = Path(__file__).parent.parent / "docs" / "identity.md"
 
 TEXT = """\
 # Which program is a request of?
@@ -61,10 +62,26 @@ run's calls are one program, whatever sessions it has opened. The thread is the 
 by a dot and its own thread if it has one. A child that was seen with its parent once is known from
 then on, while the program lives. A child's end is not the program's.
 
+## Service had elsewhere
+
+A request may bring what its program has had, in milliseconds, as an earlier response's
+`x-program-service-ms` told, in
+{services}.
+The largest counts, and the server takes it over if it knows of less, as one of several servers does
+to which a program comes anew ([deploy.md](deploy.md)). A number that is old or told twice changes
+nothing. What is not finite and at least 0 is refused.
+
 ## The end
 
 A call whose row says so is the program's last: it is forgotten when the call is done. Otherwise
 `DELETE /v1/programs/{{id}}` or the lease ends it.
+
+## What a program will ask for
+
+{hints}
+say how many calls the program will make in all, and how many tokens these will generate: a
+whole number from 1 to {most}, the latest counts, and anything else is refused. Only
+`--program-policy gittins` looks at them, and not far ([policies.md](policies.md#gittins)).
 
 ## Stored responses
 
@@ -92,12 +109,18 @@ def document() -> str:
     )
     head = ("", "row", "program", "thread", "parent", "end", "a bad value is", "sent by")
     return TEXT.format(
-        table=_table(head, rows),
+        table=table(head, rows),
         characters=MAX_ID_CHARACTERS,
-        users=" and ".join(_shown(field) for field in USER_FIELDS),
-        never=", ".join(f"`{name}`" for name in NEVER_A_PROGRAM[:-1])
-        + f" and `{NEVER_A_PROGRAM[-1]}`",
+        services=_listed([_shown(field) for field in SERVICE_FIELDS]),
+        hints=_listed([_shown(field) for field in (*OWN.calls, *OWN.tokens)]),
+        most=f"{MAX_EXPECTED:,}",
+        users=_listed([_shown(field) for field in USER_FIELDS]),
+        never=_listed([f"`{name}`" for name in NEVER_A_PROGRAM]),
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _cells(source: Source) -> Iterable[str]:
@@ -118,26 +141,5 @@ def _treatment(source: Source) -> str:
     return "refused" if source.strict else "ignored"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python tools/identity_doc.py", description=__doc__)
-    action = parser.add_mutually_exclusive_group(required=True)
-    action.add_argument("--write", action="store_true", help="write docs/identity.md")
-    action.add_argument("--check", action="store_true", help="exit 1 if docs/identity.md is stale")
-    args = parser.parse_args(argv)
-    if args.write:
-        DOCUMENT.write_text(document(), encoding="utf-8")
-        return 0
-    if DOCUMENT.is_file() and DOCUMENT.read_text(encoding="utf-8") == document():
-        return 0
-    sys.stderr.write("docs/identity.md is stale: run `python tools/identity_doc.py --write`\n")
-    return 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command("identity.md", document, __doc__))

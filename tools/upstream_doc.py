@@ -8,16 +8,14 @@ Nothing of sglang is imported: the records name definitions, they do not hold th
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable
+
+from written_doc import command, table
 
 from autellix_sgl.patches.fingerprint import SGLANG_VERSION
 from autellix_sgl.patches.inventory import PATCHES, relied_on
 from autellix_sgl.patches.record import Patch
-
-DOCUMENT = Path(__file__).parent.parent / "docs" / "upstream.md"
 
 INTRODUCTION = """\
 # What we rely on in SGLang
@@ -69,7 +67,7 @@ def _overview(patches: Iterable[Patch]) -> str:
         (f"[{p.name}](#{p.name})", p.kind, p.since, p.upstream, str(len(_definitions(p))))
         for p in patches
     ]
-    return _table(("patch", "kind", "since", "upstream", "definitions"), rows)
+    return table(("patch", "kind", "since", "upstream", "definitions"), rows)
 
 
 def _section(patch: Patch) -> str:
@@ -82,7 +80,7 @@ def _section(patch: Patch) -> str:
         ("since", f"SGLang {patch.since}"),
     ]
     depends = f"What it depends on besides its target:\n\n{_by_module(patch.depends)}\n"
-    return f"### {patch.name}\n\n{_table(('field', 'value'), fields)}\n\n{depends}"
+    return f"### {patch.name}\n\n{table(('field', 'value'), fields)}\n\n{depends}"
 
 
 def _definitions(patch: Patch) -> list[str]:
@@ -98,26 +96,5 @@ def _by_module(targets: Iterable[str]) -> str:
     return "\n".join(f"- `{module}`: {', '.join(names)}" for module, names in modules.items())
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python tools/upstream_doc.py", description=__doc__)
-    action = parser.add_mutually_exclusive_group(required=True)
-    action.add_argument("--write", action="store_true", help="write docs/upstream.md")
-    action.add_argument("--check", action="store_true", help="exit 1 if docs/upstream.md is stale")
-    args = parser.parse_args(argv)
-    if args.write:
-        DOCUMENT.write_text(document(), encoding="utf-8")
-        return 0
-    if DOCUMENT.is_file() and DOCUMENT.read_text(encoding="utf-8") == document():
-        return 0
-    sys.stderr.write("docs/upstream.md is stale: run `python tools/upstream_doc.py --write`\n")
-    return 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command("upstream.md", document, __doc__))

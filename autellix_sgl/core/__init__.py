@@ -10,7 +10,9 @@ on a clock, a hash seed or the order of a set.
 
 from autellix_sgl.core.cost import CostModel, StepWork
 from autellix_sgl.core.footprint import Footprint
+from autellix_sgl.core.forecast import Forecast, Hints
 from autellix_sgl.core.gaps import GapsByKind, ToolGaps
+from autellix_sgl.core.kinds import Kinds
 from autellix_sgl.core.levels import Levels
 from autellix_sgl.core.model import Call, CallStamp, CallStatistics
 from autellix_sgl.core.placement import PLACEMENTS, Placer
@@ -19,11 +21,16 @@ from autellix_sgl.core.preemption import Candidate, Running, choose_victims
 from autellix_sgl.core.program_memory import ProgramMemory
 from autellix_sgl.core.queue import CallQueue
 from autellix_sgl.core.scheduler import CallScheduler
+from autellix_sgl.core.shares import SHARE_TURN_MS, Account
 from autellix_sgl.core.table import ActiveCall, ProcessTable, Program, TableStatistics
+from autellix_sgl.core.waits import REASONS, Reason, by_reason
 
 __all__ = [
     "PLACEMENTS",
     "POLICIES",
+    "REASONS",
+    "SHARE_TURN_MS",
+    "Account",
     "ActiveCall",
     "Call",
     "CallQueue",
@@ -33,17 +40,22 @@ __all__ = [
     "Candidate",
     "CostModel",
     "Footprint",
+    "Forecast",
     "GapsByKind",
+    "Hints",
+    "Kinds",
     "Levels",
     "Placer",
     "Policy",
     "ProcessTable",
     "Program",
     "ProgramMemory",
+    "Reason",
     "Running",
     "StepWork",
     "TableStatistics",
     "ToolGaps",
+    "by_reason",
     "choose_victims",
     "policy_named",
 ]

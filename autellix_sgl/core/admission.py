@@ -141,6 +141,6 @@ class ProgramAdmission:
 
     def _may_be_displaced(self, known: WorkingSet, better: Key) -> bool:
         key = self._best_key(known)
-        payback = PAYBACK if key[0] > better[0] else PAYBACK_OF_EQUALS
+        payback = PAYBACK if key[:-1] > better[:-1] else PAYBACK_OF_EQUALS
         paid = self._served_ms(known) >= payback * known.tokens * self.prefill_token_ms
         return key > better and paid

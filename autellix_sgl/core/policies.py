@@ -18,13 +18,15 @@ class Policy:
     """``accumulate(program service, the call's priority, the call's service) -> program service``.
 
     ``enters_by_service``: a new call starts in the level its program has earned; otherwise at the
-    top. ``uses_levels``: quanta, demotion, promotion and preemption apply.
+    top. ``uses_levels``: quanta, demotion, promotion and preemption apply. ``learns``: a program's
+    kind and its history give its calls an itinerary instead, as soon as there is one.
     """
 
     name: str
     accumulate: Callable[[float, float, float], float]
     enters_by_service: bool
     uses_levels: bool
+    learns: bool = False
 
     def entry_level(self, levels: Levels, priority_ms: float) -> int:
         return levels.level_of(priority_ms) if self.enters_by_service else 0
@@ -51,6 +53,7 @@ POLICIES: Mapping[str, Policy] = {
         Policy("mlfq", sum_of_calls, enters_by_service=False, uses_levels=True),
         Policy("plas", sum_of_calls, enters_by_service=True, uses_levels=True),
         Policy("atlas", longest_chain, enters_by_service=True, uses_levels=True),
+        Policy("gittins", sum_of_calls, enters_by_service=True, uses_levels=True, learns=True),
     )
 }
 

@@ -149,7 +149,7 @@ class ProgramMemory:
         keys = [c.key for c in self.calls_of(program) if c.waiting and c.stamp.thread == thread]
         if keys:
             return (LIVE, -rank_of(min(keys)) * self._turn_ms)
-        turn_ms = rank_of((known.level + 1, -1)) * self._turn_ms
+        turn_ms = rank_of(known.behind) * self._turn_ms
         return (LIVE, -(self.returns.until_ms(now_ms - used_ms) + turn_ms))
 
     def calls_of(self, program: str) -> Sequence[Call]:

@@ -11,7 +11,8 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator
 from itertools import islice
 
-Key = tuple[int, int]
+Key = tuple[int, ...]
+"""Level and ticket; where tenants have shares, their turn in front of it. Smaller goes first."""
 
 
 class CallQueue:
@@ -29,6 +30,10 @@ class CallQueue:
     def __iter__(self) -> Iterator[str]:
         """Call ids, best first. The queue must not change while it is iterated."""
         return (self._ids[key] for key in self._keys)
+
+    def items(self) -> Iterator[tuple[Key, str]]:
+        """Keys and call ids, best first. The queue must not change while it is iterated."""
+        return ((key, self._ids[key]) for key in self._keys)
 
     def push(self, key: Key, call_id: str) -> None:
         if key in self._ids:

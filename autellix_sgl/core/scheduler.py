@@ -23,7 +23,12 @@ from autellix_sgl.core.policies import Policy
 from autellix_sgl.core.preemption import Candidate, Running, choose_victims
 from autellix_sgl.core.program_memory import ProgramMemory, Worth
 from autellix_sgl.core.queue import CallQueue, Key
+from autellix_sgl.core.shares import Account, SharedQueue
+from autellix_sgl.core.waits import NO_WAITS, Rank, Reason, WaitClock, add, by_reason, settled
 from autellix_sgl.errors import ConfigError, UnknownCall
+
+# Tickets within one order of stamps; more calls than any server sees.
+TICKETS_PER_ORDER = 2**40
 
 Recorder = Callable[[str, dict[str, object]], None]
 
@@ -33,6 +38,7 @@ class CallScheduler:
 
     ``starvation_ratio`` is beta of Algorithm 1 (0: never promote). ``interval`` is N: a preemption
     pass is due after N steps, or at once when a call arrives that beats a running one.
+    ``share_turn_ms``: tenants have shares, in turns of so much service (see ``shares``).
     With ``memory`` the KV of programs between their calls is watched, and calls may be held until
     their program is let in (:mod:`autellix_sgl.core.program_memory`).
     ``record`` is told what the scheduler is made of, then every event and what was decided, enough
@@ -47,6 +53,7 @@ class CallScheduler:
         *,
         starvation_ratio: float = 0.0,
         interval: int = 1,
+        share_turn_ms: float | None = None,
         record: Recorder | None = None,
         memory: ProgramMemory | None = None,
     ) -> None:
@@ -63,9 +70,14 @@ class CallScheduler:
         self.memory = memory
         self._record = record
         self._calls: dict[str, Call] = {}
-        self._queue = CallQueue()
+        self._shares = None if share_turn_ms is None else SharedQueue(share_turn_ms)
+        self._queue = CallQueue() if self._shares is None else self._shares
+        # By level and ticket, whatever turn their tenants are in.
         self._held = CallQueue()
         self._running: dict[str, Call] = {}
+        self._waits = WaitClock()
+        self._short_of = Reason.SLOTS
+        self._front: Rank | None = None
         self._due: list[tuple[float, int, str]] = []
         self._next_ticket = 0
         self._steps_since_pass = 0
@@ -90,26 +102,32 @@ class CallScheduler:
             stamp=stamp,
             level=level,
             quantum_left_ms=self.levels.quanta_ms[level],
-            ticket=self._draw_ticket(),
+            ticket=self._draw_ticket(stamp),
             queued_at_ms=self.clock_ms,
         )
+        if stamp.itinerary:
+            self._begin_leg(call, 0)
         self._calls[call_id] = call
+        if self._shares is not None:
+            call.account = self._shares.open(call_id, stamp.tenant, stamp.weight)
         if self.memory is not None:
             self.memory.arrived(call, tokens, root, self.clock_ms)
         self._enqueue(call)
         self._note_urgency(call)
-        self._tell("arrive", call, stamp=stamp, **self._sizes(tokens=tokens, root=root))
+        if self._record is not None:
+            sizes = self._sizes(tokens=tokens, root=root)
+            self._tell("arrive", call, stamp=stamp.record(), **sizes)
         return call
 
     def admit(self, call_id: str, tokens: int = 0, cached_tokens: int = 0) -> None:
         """A waiting call was taken into the batch."""
         call = self._expect(call_id, waiting=True)
         self._dequeue(call)
-        self._stop_waiting(call)
         self._running[call_id] = call
         if self.memory is not None:
             self.memory.admitted(call, tokens, cached_tokens, self.clock_ms)
         self._tell("admit", call, **self._sizes(tokens=tokens, cached_tokens=cached_tokens))
+        self._tell_waits(call)
 
     def requeue(self, call_id: str) -> None:
         """A running call was put back (preempted, parked or retracted); it keeps its place."""
@@ -129,7 +147,7 @@ class CallScheduler:
         (sums may differ in the last bit), for drivers that jump over what cannot change anything.
         """
         if repeat == 1:
-            self.clock_ms += self.cost_model.step_ms(work)
+            self._pass_time(self.cost_model.step_ms(work))
             for call_id, charge_ms in self.cost_model.charges_ms(work):
                 call = self._running.get(call_id)
                 if call is not None:
@@ -148,12 +166,15 @@ class CallScheduler:
             raise UnknownCall(call_id, "left, but is not here")
         if call.waiting:
             self._dequeue(call)
-            self._stop_waiting(call)
         else:
             del self._running[call_id]
+            self._front = None
+        if self._shares is not None:
+            self._shares.close(call_id)
         if self.memory is not None:
             self.memory.left(call, tokens, self.clock_ms)
         self._tell("remove", call, **self._sizes(tokens=tokens))
+        self._tell_waits(call)
         return statistics_of(call)
 
     def end_program(self, program: str) -> None:
@@ -173,14 +194,13 @@ class CallScheduler:
         """Offer the calls of the programs that are let in, hold those of the others."""
         if self.memory is None or not self.memory.admits:
             return
-        review = self.memory.review(
-            (self._calls[call_id].stamp.program for call_id in self._held), self.clock_ms
-        )
+        review = self.memory.review(self._held_programs(), self.clock_ms)
         for program in (*review.put_out, *review.let_in):
             for call in self.memory.calls_of(program):
                 if call.waiting:
                     self._dequeue(call)
-                    self._queue_up(call)
+                    call.queued_at_ms = self.clock_ms
+                    self._enqueue(call)
                     self._note_urgency(call)
         if self._record is not None and (review.let_in or review.put_out):
             self._record(
@@ -208,6 +228,14 @@ class CallScheduler:
             self._promote(call)
             promoted.append(call_id)
         return promoted
+
+    def short_of(self, reason: Reason) -> None:
+        """What the latest admission ran out of, memory or slots; it decides nothing."""
+        if reason is self._short_of:
+            return
+        self._short_of = reason
+        if self._record is not None:
+            self._record("short_of", {"reason": reason.value})
 
     def use_cost_model(self, model: CostModel) -> None:
         """Charge by *model* from the next step on."""
@@ -274,6 +302,19 @@ class CallScheduler:
         except KeyError:
             raise UnknownCall(call_id, "was asked for, but is not here") from None
 
+    def waits_of(self, call_id: str) -> tuple[float, tuple[float, ...]]:
+        """How long a call has waited until now, and that by reason; raises UnknownCall."""
+        call = self.call(call_id)
+        if call.queued_at_ms is None:
+            return call.wait_ms, settled(call.wait_ms, call.waits)
+        waited_ms = self.clock_ms - call.queued_at_ms
+        total_ms = call.wait_ms + waited_ms
+        return total_ms, settled(total_ms, self._waits_with(call, waited_ms))
+
+    def accounts(self) -> Iterable[Account]:
+        """The tenants' standing here, where they have shares."""
+        return () if self._shares is None else self._shares.accounts()
+
     def head(self, limit: int) -> list[str]:
         """At most *limit* calls ids that wait and are not held, best first."""
         return self._queue.head(limit)
@@ -335,6 +376,7 @@ class CallScheduler:
 
     def _describe(self) -> dict[str, object]:
         levels = self.levels
+        shares = {} if self._shares is None else {"share_turn_ms": self._shares.turn_ms}
         return {
             "policy": self.policy.name,
             "boundaries_ms": list(levels.boundaries_ms),
@@ -342,13 +384,14 @@ class CallScheduler:
             "cost_model": self.cost_model.as_dict(),
             "starvation_ratio": self.starvation_ratio,
             "interval": self.interval,
+            **shares,
             **(self.memory.describe() if self.memory is not None else {}),
         }
 
-    def _draw_ticket(self) -> int:
+    def _draw_ticket(self, stamp: CallStamp) -> int:
         ticket = self._next_ticket
         self._next_ticket += 1
-        return ticket
+        return stamp.order * TICKETS_PER_ORDER + ticket
 
     def _expect(self, call_id: str, *, waiting: bool) -> Call:
         call = self._calls.get(call_id)
@@ -359,28 +402,42 @@ class CallScheduler:
         return call
 
     def _enqueue(self, call: Call) -> None:
-        self._queue_up(call)
+        call.held = self._is_held(call)
+        if call.held:
+            self._held.push(_place(call), call.id)
+        else:
+            self._queue.push(call.key, call.id)
+            call.mark = self._waits.begin(call.tenant, call.rank)
+            self._front = None
         call.due_ms = None
         # At the top there is nowhere to be promoted to.
         if self.starvation_ratio > 0 and call.level > 0:
+            service_ms = call.stamp.program_service_ms
+            if call.stamp.itinerary:
+                # Attained service brings a call to its level by itself. A kind that is known to be
+                # long begins there, and would starve by the rule before it has waited at all.
+                service_ms = max(service_ms, self.levels.boundaries_ms[call.level - 1])
             call.due_ms = (
                 self.clock_ms
-                + self.starvation_ratio * (call.stamp.program_service_ms + call.recent_service_ms)
+                + self.starvation_ratio * (service_ms + call.recent_service_ms)
                 - call.stamp.program_wait_ms
                 - call.recent_wait_ms
             )
             heappush(self._due, (call.due_ms, call.ticket, call.id))
             self._forget_stale_dues()
 
-    def _queue_up(self, call: Call) -> None:
-        call.held = self._is_held(call)
-        (self._held if call.held else self._queue).push(call.key, call.id)
-
-    def _dequeue(self, call: Call) -> None:
-        (self._held if call.held else self._queue).remove(call.key)
-
     def _is_held(self, call: Call) -> bool:
         return self.memory is not None and self.memory.holds(call.stamp.program)
+
+    def _dequeue(self, call: Call) -> None:
+        if call.held:
+            self._held.remove(_place(call))
+        else:
+            self._queue.remove(call.key)
+            self._front = None
+        self._stop_waiting(call)
+        if call.account is not None and call.account.first is None:
+            self._waits.forget(call.tenant)
 
     def _note_urgency(self, call: Call) -> None:
         """A call has begun to wait in a better place than before: is a pass due because of it?"""
@@ -388,6 +445,13 @@ class CallScheduler:
             self.memory.changed = True
         elif not self._urgent:
             self._urgent = any(call.key < running.key for running in self._running.values())
+
+    def _held_programs(self) -> Iterator[str]:
+        """The programs of the held calls, the best call first, some more than once."""
+        calls: Iterable[Call] = (self._calls[call_id] for call_id in self._held)
+        if self._shares is not None:
+            calls = sorted(calls, key=lambda call: call.key)
+        return (call.stamp.program for call in calls)
 
     def _sizes(self, **tokens: int) -> dict[str, int]:
         """What a trace says of contexts: only what was decided by them."""
@@ -404,20 +468,65 @@ class CallScheduler:
         assert call.queued_at_ms is not None
         waited = self.clock_ms - call.queued_at_ms
         call.wait_ms += waited
+        call.waits = self._waits_with(call, waited)
         call.recent_wait_ms += waited
         call.queued_at_ms = None
         call.due_ms = None
+
+    def _waits_with(self, call: Call, waited_ms: float) -> tuple[float, ...]:
+        """The call's waits by reason, the one that goes on and has taken *waited_ms* included."""
+        if call.held:
+            return add(call.waits, (waited_ms, *NO_WAITS[1:]))
+        more = self._waits.end(call.tenant, call.rank, call.mark, waited_ms)
+        return add(call.waits, more)
+
+    def _pass_time(self, ms: float) -> None:
+        self.clock_ms += ms
+        if len(self._queue):
+            if self._front is None:
+                self._front = self._find_front()
+            self._waits.advance(self._front, ms, self._short_of)
+
+    def _find_front(self) -> Rank:
+        """The better of the best waiting call's rank and the worst running one's."""
+        best = self._calls[self._queue.head(1)[0]].rank
+        self._waits.forget_turns_before(best[0])
+        return min(best, max((call.rank for call in self._running.values()), default=best))
+
+    def _charge_share(self, call: Call, charge_ms: float) -> None:
+        account = call.account
+        if account is None or self._shares is None:
+            return
+        before = account.turn
+        if self._shares.charge(account, charge_ms):
+            self._waits.move(account.tenant, before, account.turn)
+            self._front = None
 
     def _charge(self, call: Call, charge_ms: float) -> None:
         call.service_ms += charge_ms
         call.recent_service_ms += charge_ms
         call.quantum_left_ms -= charge_ms
+        self._charge_share(call, charge_ms)
         while call.quantum_left_ms <= 0:
             # What it overran comes off the next quantum: a step is not divisible, service is.
-            call.level += 1
-            call.quantum_left_ms += self.levels.quanta_ms[call.level]
-            call.ticket = self._draw_ticket()
-            call.demotions += 1
+            before, overrun_ms = call.level, call.quantum_left_ms
+            if call.stamp.itinerary:
+                self._begin_leg(call, call.legs_begun)
+            else:
+                call.level += 1
+                call.quantum_left_ms = self.levels.quanta_ms[call.level]
+            call.quantum_left_ms += overrun_ms
+            call.ticket = self._draw_ticket(call.stamp)
+            call.demotions += call.level > before
+            self._front = None
+
+    def _begin_leg(self, call: Call, number: int) -> None:
+        """The call goes where its itinerary has it next."""
+        legs = call.stamp.itinerary
+        call.level, quantum_ms = legs[number]
+        call.legs_begun = number + 1
+        last = call.legs_begun == len(legs)
+        call.quantum_left_ms = math.inf if quantum_ms is None or last else quantum_ms
 
     def _charge_decodes(self, work: StepWork, repeat: int) -> None:
         """*repeat* decode steps at once; calls whose quantum ends on the way go step by step."""
@@ -425,7 +534,7 @@ class CallScheduler:
             raise ValueError(f"only decode steps repeat, and at least once (repeat={repeat})")
         charges = self.cost_model.decode_run_ms(work, repeat)
         total = sum(charges)
-        self.clock_ms += total
+        self._pass_time(total)
         crossing: list[Call] = []
         for call_id in work.decodes:
             call = self._running.get(call_id)
@@ -435,6 +544,7 @@ class CallScheduler:
                 call.service_ms += total
                 call.recent_service_ms += total
                 call.quantum_left_ms -= total
+                self._charge_share(call, total)
             else:
                 crossing.append(call)
         for charge_ms in charges if crossing else ():
@@ -443,13 +553,14 @@ class CallScheduler:
 
     def _promote(self, call: Call) -> None:
         self._dequeue(call)
-        self._stop_waiting(call)
         call.queued_at_ms = self.clock_ms
         call.recent_wait_ms = 0.0
         call.recent_service_ms = 0.0
         call.level = 0
         call.quantum_left_ms = self.levels.quanta_ms[0]
-        call.ticket = self._draw_ticket()
+        # From the top it returns to where it was, by its levels or its itinerary.
+        call.legs_begun = max(0, call.legs_begun - 1)
+        call.ticket = self._draw_ticket(call.stamp)
         call.promotions += 1
         self._enqueue(call)
         self._note_urgency(call)
@@ -464,9 +575,22 @@ class CallScheduler:
                     "level": call.level,
                     "ticket": call.ticket,
                     "clock_ms": self.clock_ms,
+                    **({} if call.account is None else {"turn": call.account.turn}),
                     **more,
                 },
             )
+
+    def _tell_waits(self, call: Call) -> None:
+        """How long the call has waited so far and why, the longest reason first."""
+        if self._record is not None and call.wait_ms > 0:
+            waits = settled(call.wait_ms, call.waits)
+            reasons = {reason.value: ms for reason, ms in by_reason(waits)}
+            self._record("waits", {"call": call.id, "wait_ms": call.wait_ms, "reasons": reasons})
+
+
+def _place(call: Call) -> Key:
+    """Level and ticket, without the turn of its tenant, which can change while it is held."""
+    return call.key[-2:]
 
 
 def _remembering(candidates: Iterable[Candidate], seen: list[Candidate]) -> Iterator[Candidate]:
@@ -485,4 +609,5 @@ def statistics_of(call: Call) -> CallStatistics:
         preemptions=call.preemptions,
         demotions=call.demotions,
         promotions=call.promotions,
+        waits=settled(call.wait_ms, call.waits),
     )

@@ -12,17 +12,23 @@ says whose. A server without tenants has one, with the empty name.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from autellix_sgl.core.footprint import Footprint
+from autellix_sgl.core.forecast import Forecast, Hints, ServiceHistory
+from autellix_sgl.core.kinds import Heads, Kinds, heads_of
 from autellix_sgl.core.lineage import Key, Lineage
-from autellix_sgl.core.model import CallStamp, CallStatistics
+from autellix_sgl.core.model import CallStamp, CallStatistics, Itinerary
 from autellix_sgl.core.policies import Policy
+from autellix_sgl.core.waits import NO_WAITS, add, settled
 from autellix_sgl.errors import ConfigError, UnknownCall, UnknownProgram
 
 # A program may name any number of threads; what is kept of them is bounded.
 MAX_THREADS_KEPT = 256
+
+# How its last calls fared is kept of a program, of so many of them.
+LAST_CALLS_KEPT = 4
 
 
 @dataclass(slots=True)
@@ -38,17 +44,32 @@ class ActiveCall:
     ends_program: bool
 
 
+@dataclass(frozen=True, slots=True)
+class LeftCall:
+    """A call that has left. ``left_at`` is wall clock."""
+
+    id: str
+    thread: str
+    left_at: float
+    aborted: bool
+    statistics: CallStatistics
+
+
 @dataclass(slots=True)
 class Program:
     """One agent run.
 
     ``service_ms`` orders its next call (sum of calls or longest chain, by the policy);
-    ``total_service_ms`` and ``total_wait_ms`` are T and W of Algorithm 1. ``threads`` counts the
-    completed calls of each thread (the latest MAX_THREADS_KEPT). ``transient`` marks the
-    own program of a request that named none; it goes with its last call. ``engines`` counts its
-    calls by the replica that ran them; ``footprint`` is for placing its next one. ``user`` is the
-    end user that its latest call named, ``source`` how its first call named the program; both are
-    kept for showing only.
+    ``total_service_ms`` and ``total_wait_ms`` are T and W of Algorithm 1; of T it had
+    ``elsewhere_ms`` at other servers. ``threads`` counts the completed calls of each thread (the
+    latest MAX_THREADS_KEPT). ``transient`` marks the own program of a request that named none; it
+    goes with its last call. ``engines`` counts its calls by the replica that ran them;
+    ``footprint`` is for placing its next one. ``user`` is the end user that its latest call named,
+    ``source`` how its first call named the program; both are kept for showing only, as are
+    ``waits``, W by reason, and the ``last_calls``, oldest first. ``number`` counts programs as they
+    open. ``kind`` follows from ``heads``, its first prompt's, which are kept until it is known;
+    ``hints`` is what its client expects. ``history`` is its kind's, which counts it at
+    ``history_bin`` while it has calls in the system.
     """
 
     id: str
@@ -57,11 +78,19 @@ class Program:
     user: str | None = None
     source: str | None = None
     transient: bool = False
+    number: int = 0
+    kind: str | None = None
+    heads: Heads = ()
+    hints: Hints | None = None
+    history: ServiceHistory | None = None
+    history_bin: int | None = None
     service_ms: float = 0.0
     total_service_ms: float = 0.0
+    elsewhere_ms: float = 0.0
     total_wait_ms: float = 0.0
     calls_completed: int = 0
     calls_aborted: int = 0
+    output_tokens: int = 0
     preemptions: int = 0
     promotions: int = 0
     ended: bool = False
@@ -71,6 +100,13 @@ class Program:
     threads: dict[str, int] = field(default_factory=dict)
     footprint: Footprint = field(default_factory=Footprint)
     active: dict[str, ActiveCall] = field(default_factory=dict)
+    waits: tuple[float, ...] = NO_WAITS
+    last_calls: tuple[LeftCall, ...] = ()
+
+    @property
+    def settled_waits(self) -> tuple[float, ...]:
+        """``waits``, adding up to ``total_wait_ms`` exactly."""
+        return settled(self.total_wait_ms, self.waits)
 
     @property
     def key(self) -> Key:
@@ -108,6 +144,9 @@ class ProcessTable:
     A program with calls in the system is never dropped, so the bound is *max_programs* idle ones at
     most, plus those with calls in flight, which the server's own queue limit bounds. *dropped* is
     told of each program that goes.
+
+    With *kinds* it tells programs apart by how their first prompts begin. With *forecast* too, it
+    learns from the programs that end, and stamps calls with itineraries.
     """
 
     def __init__(
@@ -117,6 +156,8 @@ class ProcessTable:
         lease_s: float,
         max_programs: int,
         dropped: Callable[[Program], None] | None = None,
+        kinds: Kinds | None = None,
+        forecast: Forecast | None = None,
     ) -> None:
         if not lease_s > 0:
             raise ConfigError(f"program lease must be positive, got {lease_s} s")
@@ -126,6 +167,8 @@ class ProcessTable:
         self.lease_s = lease_s
         self.max_programs = max_programs
         self._dropped = dropped
+        self.kinds = kinds
+        self.forecast = forecast
         # By tenant, then by id: what one tenant lists must not cost what the others have.
         self._tenants: dict[str, dict[str, Program]] = {}
         self._size = 0
@@ -151,11 +194,18 @@ class ProcessTable:
         source: str | None = None,
         transient: bool = False,
         ends_program: bool = False,
+        attained_ms: float = 0.0,
+        prompt: Sequence[int] = (),
+        hints: Hints | None = None,
     ) -> CallStamp:
         """A call entered the system: open its program if needed and stamp the call.
 
         With *parent*, or known from an earlier call as some program's child, *program_id* is a
-        thread of the root program, and its end is not the root's.
+        thread of the root program, and its end is not the root's. *prompt* is the call's tokens;
+        only those of a program's first call are looked at.
+
+        *attained_ms*: the program has had this much service elsewhere, this server's included. It
+        never takes away what is known here, so it may be told twice or late.
         """
         if call_id in self._calls:
             raise UnknownCall(call_id, "arrived twice")
@@ -168,28 +218,41 @@ class ProcessTable:
             program = Program(
                 id=root, created_at=now, tenant=tenant, source=source, transient=transient
             )
-            self._open(program)
+            self._open(program, prompt)
+        _raise_service(program, attained_ms)
         call = ActiveCall(call_id, tenant, root, thread, now, program.service_ms, ends_program)
         self._calls[call_id] = call
         program.active[call_id] = call
         program.ended = False
         program.last_arrival_at = now
         program.user = user or program.user
+        program.hints = hints or program.hints
         self._idle.pop(program.key, None)
+        itinerary, order = self._foresee(program)
         return CallStamp(
             program=program.label,
             thread=thread,
             priority_ms=program.service_ms,
             program_wait_ms=program.total_wait_ms,
             program_service_ms=program.total_service_ms,
+            itinerary=itinerary,
+            order=order,
         )
 
     def complete(
-        self, call_id: str, statistics: CallStatistics, *, now: float, engine: int = 0
+        self,
+        call_id: str,
+        statistics: CallStatistics,
+        *,
+        now: float,
+        engine: int = 0,
+        output_tokens: int = 0,
     ) -> Program:
         """A call finished: charge its program; returns the program, which may be gone by now."""
         call, program = self._leave(call_id)
+        program.output_tokens += output_tokens
         self._account(program, call, statistics, engine)
+        _remember(program, LeftCall(call.id, call.thread, now, False, statistics))
         program.calls_completed += 1
         program.threads[call.thread] = program.threads.pop(call.thread, 0) + 1
         if len(program.threads) > MAX_THREADS_KEPT:
@@ -210,6 +273,7 @@ class ProcessTable:
         call, program = self._leave(call_id)
         if statistics is not None:
             self._account(program, call, statistics, engine)
+            _remember(program, LeftCall(call.id, call.thread, now, True, statistics))
         program.calls_aborted += 1
         self._aborted += 1
         self._settle(program, now=now, ends=False)
@@ -278,6 +342,11 @@ class ProcessTable:
         except KeyError:
             raise UnknownCall(call_id, "is not in the table") from None
 
+    def program_of(self, call_id: str) -> Program:
+        """The program of a call in the system; raises UnknownCall."""
+        call = self.active_call(call_id)
+        return self._tenants[call.tenant][call.program]
+
     def statistics(self) -> TableStatistics:
         return TableStatistics(
             programs=self._size,
@@ -306,11 +375,45 @@ class ProcessTable:
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _open(self, program: Program) -> None:
+    def _open(self, program: Program, prompt: Sequence[int]) -> None:
         self._tenants.setdefault(program.tenant, {})[program.id] = program
         self._size += 1
         self._opened += 1
+        program.number = self._opened
+        if self.kinds is not None:
+            program.heads = heads_of(prompt)
+            self.kinds.opened(program.tenant, program.heads)
         self._make_room()
+
+    def _recognise(self, program: Program) -> None:
+        """Give the program its kind, once there is one; it keeps it."""
+        if self.kinds is not None and program.kind is None:
+            program.kind = self.kinds.find(program.tenant, program.heads)
+            if program.kind is not None:
+                program.heads = ()
+        if self.forecast is not None and (program.history is None or not program.history.known):
+            self._count(program, alive=False)
+            program.history = self.forecast.history(program.tenant, program.kind)
+
+    def _count(self, program: Program, *, alive: bool) -> None:
+        """Tell its kind's history how far the program has come; or that it makes no call now."""
+        if program.history is not None:
+            service_ms = program.total_service_ms if alive else None
+            program.history_bin = program.history.moved(program.history_bin, service_ms)
+
+    def _foresee(self, program: Program) -> tuple[Itinerary, int]:
+        """Where a call of *program* goes, and before whom within a level.
+
+        Programs with an itinerary go in the order they opened, each call of one before those of the
+        next: a level is wide, and taking turns within it would finish all of them late. The others
+        take turns, behind the programs that have opened by now.
+        """
+        self._recognise(program)
+        if self.forecast is None or program.history is None:
+            return (), 0
+        self._count(program, alive=True)
+        itinerary = self.forecast.itinerary(program.history, program.service_ms, program.hints)
+        return itinerary, program.number if itinerary else self._opened
 
     def _leave(self, call_id: str) -> tuple[ActiveCall, Program]:
         call = self._calls.pop(call_id, None)
@@ -328,12 +431,14 @@ class ProcessTable:
         )
         program.total_service_ms += statistics.service_ms
         program.total_wait_ms += statistics.wait_ms
+        program.waits = add(program.waits, statistics.waits)
         program.preemptions += statistics.preemptions
         program.promotions += statistics.promotions
         program.engines[engine] = program.engines.get(engine, 0) + 1
 
     def _settle(self, program: Program, *, now: float, ends: bool) -> None:
         """After a call left: drop the program if it is over, else note that it idles."""
+        self._count(program, alive=bool(program.active))
         program.last_completion_at = now
         program.ended = program.ended or ends
         if program.active:
@@ -361,7 +466,31 @@ class ProcessTable:
         if not programs:
             del self._tenants[program.tenant]
         self._size -= 1
+        self._learn(program)
         self._idle.pop(program.key, None)
         self._lineage.forget(program.tenant, program.id)
         if self._dropped is not None:
             self._dropped(program)
+
+    def _learn(self, program: Program) -> None:
+        """The program is over: what it had tells what others of its kind will ask for."""
+        self._recognise(program)
+        if program.history is not None and program.total_service_ms > 0:
+            program.history.ended(
+                program.total_service_ms,
+                calls=program.calls_completed,
+                tokens=program.output_tokens,
+                elsewhere_ms=program.elsewhere_ms,
+            )
+
+
+def _raise_service(program: Program, attained_ms: float) -> None:
+    """The program is known to have had at least *attained_ms*, wherever it was."""
+    program.service_ms = max(program.service_ms, attained_ms)
+    unseen_ms = max(0.0, attained_ms - program.total_service_ms)
+    program.total_service_ms += unseen_ms
+    program.elsewhere_ms += unseen_ms
+
+
+def _remember(program: Program, call: LeftCall) -> None:
+    program.last_calls = (*program.last_calls[1 - LAST_CALLS_KEPT :], call)

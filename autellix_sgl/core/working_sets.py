@@ -13,6 +13,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from autellix_sgl.core.model import Call
+from autellix_sgl.core.queue import Key
 
 # Programs without a call, and roots that nobody counted uses, whose sizes are kept.
 MAX_IDLE_PROGRAMS = 16_384
@@ -41,9 +42,10 @@ class Thread:
 class WorkingSet:
     """One program's. ``calls``: the threads of its calls in the system; ``tokens``: of all threads.
 
-    ``level`` is where its last call ended. ``served_ms`` is the service of the calls that have left
-    since program admission let it in. ``ended``: it goes with its last call. ``anonymous``: the
-    program of a request that named none; it will have no other call.
+    ``behind`` is the place after all calls of the rank in which its last call ended. ``served_ms``
+    is the service of the calls that have left since program admission let it in. ``ended``: it goes
+    with its last call. ``anonymous``: the program of a request that named none; it will have no
+    other call.
     """
 
     program: str
@@ -53,7 +55,7 @@ class WorkingSet:
     tokens: int = 0
     idle_since_ms: float = 0.0
     ended: bool = False
-    level: int = 0
+    behind: Key = (0, -1)
     served_ms: float = 0.0
 
     @property
@@ -165,7 +167,7 @@ class WorkingSets:
         thread = known.threads[known.calls.pop(call.id)]
         thread.calls -= 1
         thread.left_ms = now_ms
-        known.level = call.level
+        known.behind = (*call.key[:-2], call.level + 1, -1)
         known.served_ms += call.service_ms
         self._resize(known, thread, tokens - (thread.shared or 0))
         self._forget_quiet(known, now_ms)

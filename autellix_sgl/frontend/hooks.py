@@ -10,8 +10,15 @@ import inspect
 from collections.abc import Container
 from typing import Any
 
-from autellix_sgl.frontend.place import PROGRAM_HEADER, Owner, Place, current
-from autellix_sgl.frontend.remote import Server
+from autellix_sgl.frontend.place import (
+    CARRIED_SERVICE_HEADER,
+    PROGRAM_HEADER,
+    SERVICE_HEADER,
+    Owner,
+    Place,
+    current,
+)
+from autellix_sgl.frontend.remote import Server, server_behind
 
 
 class Hooks:
@@ -24,19 +31,28 @@ class Hooks:
     def __init__(self, owner: Owner | None) -> None:
         self._owner = owner
 
-    def labels(self, headers: Container[object]) -> dict[str, str]:
-        """What to add to a request that has *headers*: those of the place this runs at."""
+    def labels(self, url: str, headers: Container[object]) -> dict[str, str]:
+        """What to add to a request to *url* that has *headers*: those of the place this runs at."""
         place = self._place()
-        return {} if place is None or PROGRAM_HEADER in headers else place.headers()
+        if place is None or PROGRAM_HEADER in headers:
+            return {}
+        labels = place.headers()
+        had = None if place.owner is None else place.owner.service_ms.get(server_behind(url) or "")
+        if had is not None:
+            labels[CARRIED_SERVICE_HEADER] = f"{had:.3f}"
+        return labels
 
     def answered(self, url: str, sent: Any, received: Any) -> None:
-        """Note a server that knows programs: those are the ones to tell of the end."""
+        """Note a server that knows programs, to tell it of the end, and what it has given."""
         place = self._place()
         if PROGRAM_HEADER not in received or place is None or place.owner is None:
             return
         server = Server.behind(url, sent)
-        if server is not None:
-            place.owner.used(server)
+        if server is None:
+            return
+        place.owner.used(server)
+        had = place.owner.service_ms
+        had[server.url] = max(had.get(server.url, 0.0), float(received.get(SERVICE_HEADER, 0.0)))
 
     def _place(self) -> Place | None:
         place = current()
@@ -47,7 +63,7 @@ class Hooks:
     # -- httpx ----------------------------------------------------------------------------------
 
     def on_request(self, request: Any) -> None:
-        for name, value in self.labels(request.headers).items():
+        for name, value in self.labels(str(request.url), request.headers).items():
             if not value.isascii():
                 request.headers.encoding = "utf-8"
             request.headers[name] = value

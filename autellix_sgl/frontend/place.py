@@ -19,6 +19,13 @@ T = TypeVar("T")
 PROGRAM_HEADER = "x-program-id"
 THREAD_HEADER = "x-program-thread"
 PARENT_HEADER = "x-program-parent"
+# SGLang's gateway sends requests with the same key to the same server. It passes this header on and
+# none of the above, so the server behind it knows the program by this one.
+ROUTING_HEADER = "x-smg-routing-key"
+# A response says what its program has had, and a later request says it again, to a server that may
+# be another one. The gateway passes on what begins as the second name does.
+SERVICE_HEADER = "x-program-service-ms"
+CARRIED_SERVICE_HEADER = "x-request-id-program-service-ms"
 
 
 class Listener(Protocol):
@@ -43,6 +50,8 @@ class Owner(Protocol):
 
     ended: bool
     place: Place
+    # By a server's address, what the run has had there (behind a gateway: at all of its servers).
+    service_ms: dict[str, float]
 
     def used(self, server: Listener) -> None:
         """A call of the program was made at *server*, which has to learn of its end."""
@@ -50,16 +59,20 @@ class Owner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A program, a thread of it (empty: the main one), and the program it is a child of."""
+    """A program, a thread of it (empty: the main one), and the program it is a child of.
+
+    ``root`` is the outermost program, None if that is this one.
+    """
 
     program: str
     thread: str = ""
     parent: str | None = None
+    root: str | None = None
     owner: Owner | None = field(default=None, repr=False, compare=False)
 
     def headers(self) -> dict[str, str]:
         """What a request made here says of itself."""
-        headers = {PROGRAM_HEADER: self.program}
+        headers = {PROGRAM_HEADER: self.program, ROUTING_HEADER: self.root or self.program}
         if self.thread:
             headers[THREAD_HEADER] = self.thread
         if self.parent is not None:

@@ -58,7 +58,9 @@ class Program:
         outer = CURRENT.get()
         self._outer = None if outer is None else outer.owner
         parent = None if outer is None else outer.program
-        self.place = Place(self.id, parent=parent, owner=self)
+        root = None if outer is None else outer.root or outer.program
+        self.place = Place(self.id, parent=parent, root=root, owner=self)
+        self.service_ms: dict[str, float] = {} if self._outer is None else self._outer.service_ms
         self._servers: dict[str, Listener] = {}
         if base_url is not None:
             self.used(Server.at(base_url, api_key))

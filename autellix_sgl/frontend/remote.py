@@ -26,6 +26,12 @@ ENDPOINTS = (
 CREDENTIALS = ("authorization", "x-api-key")
 
 
+def server_behind(url: str) -> str | None:
+    """The address of the server that a generation request to *url* goes to, None for others."""
+    address = url.partition("?")[0]
+    return next((address.removesuffix(e) for e in ENDPOINTS if address.endswith(e)), None)
+
+
 @dataclass(frozen=True)
 class Server:
     """A server's address, without ``/v1``, and the headers that let one in."""
@@ -42,12 +48,10 @@ class Server:
     @classmethod
     def behind(cls, url: str, headers: Mapping[str, str]) -> Server | None:
         """The server that a request to *url* went to, None if it was not for a generation."""
-        address = url.partition("?")[0]
-        for endpoint in ENDPOINTS:
-            if address.endswith(endpoint):
-                known = {name: headers[name] for name in CREDENTIALS if name in headers}
-                return cls(address.removesuffix(endpoint), known)
-        return None
+        address = server_behind(url)
+        if address is None:
+            return None
+        return cls(address, {name: headers[name] for name in CREDENTIALS if name in headers})
 
     def state(self, program: str) -> dict[str, Any] | None:
         """The program's row of the server's table, None if there is none or no answer."""

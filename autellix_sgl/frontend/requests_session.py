@@ -18,7 +18,7 @@ class LabelledAdapter(BaseAdapter):
         self._hooks = hooks
 
     def send(self, request: Any, *args: Any, **kwargs: Any) -> Any:
-        for name, value in self._hooks.labels(request.headers).items():
+        for name, value in self._hooks.labels(request.url, request.headers).items():
             # As bytes: a string would be sent in Latin-1.
             request.headers[name] = value.encode()
         response = self.inner.send(request, *args, **kwargs)

@@ -80,6 +80,8 @@ async def calibrate(manager: ProgramTokenizerManager) -> CostModel:
     samples = [(f, w) for state in states for f, w in state["program"]["samples"]]
     model = fit(samples)
     await _call(manager.set_internal_state, cost_update(model))
+    if manager.replicas is not None:
+        manager.replicas.use_cost_model(model)
     await manager.flush_cache()
     logger.info(
         "Service is charged at %.2f ms a step + %.4f ms a prefill token + %.3f ms a decoding call "

@@ -16,6 +16,7 @@ REQUEST_ATTRIBUTE = "autellix_request"
 PROGRAM_HEADER = b"x-program-id"
 LEVEL_HEADER = b"x-program-level"
 WAITED_HEADER = b"x-program-waited-ms"
+SERVICE_HEADER = b"x-program-service-ms"
 
 
 @dataclass(slots=True)
@@ -23,12 +24,14 @@ class Progress:
     """What the response's headers say; filled in as calls arrive, start and finish.
 
     A request can be several calls. ``level`` is the worst of theirs and ``waited_ms`` (modelled)
-    the longest wait, as far as the schedulers have told.
+    the longest wait, as far as the schedulers have told. ``service_ms`` is what the program has
+    had: at the arrival of the latest call, then with the call that left last.
     """
 
     program: str | None = None
     level: int | None = None
     waited_ms: float | None = None
+    service_ms: float | None = None
 
     def note(self, report: CallReport) -> None:
         """A scheduler told of a call: at its first output if it is streamed, and at its last."""
@@ -44,6 +47,8 @@ class Progress:
             headers.append((LEVEL_HEADER, str(self.level).encode()))
         if self.waited_ms is not None:
             headers.append((WAITED_HEADER, f"{self.waited_ms:.3f}".encode()))
+        if self.service_ms is not None:
+            headers.append((SERVICE_HEADER, f"{self.service_ms:.3f}".encode()))
         return headers
 
 

@@ -7,7 +7,7 @@ the environment variable that SGLang sets during the launch. Gauges keep the mos
 SGLang's do. And each series has one writer: the main process what the process table knows, the
 leading rank of a replica what its scheduler knows.
 
-Labels are bounded: the model's name, the replica, the level. Never a program's id.
+Labels are bounded: the model's name, the replica, the level, a reason. Never a program's id.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from autellix_sgl.core import CallScheduler, TableStatistics
+from autellix_sgl.core import CallScheduler, TableStatistics, by_reason
 from autellix_sgl.runtime.scheduler_counters import SchedulerCounters
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+    from autellix_sgl.runtime.replicas import Replicas
+    from autellix_sgl.runtime.shares import SharesFile
     from autellix_sgl.runtime.wire import CallReport
 
 Series = TypeVar("Series", "Gauge", "Counter", "Histogram")
@@ -57,6 +59,9 @@ TABLE_GAUGES: Names = {
     "idle_programs": ("programs_idle", "Live programs without a call in the system."),
     "active_calls": ("active_calls", "Calls in the system, over all replicas."),
 }
+REPLICA_GAUGES: Names = {
+    "live": ("replicas", "Replicas that are alive."),
+}
 TABLE_COUNTERS: Names = {
     "opened": ("programs_opened", "Programs that made their first call."),
     "ended": ("programs_ended", "Programs that were over."),
@@ -69,6 +74,14 @@ TABLE_COUNTERS: Names = {
 IDENTITY_COUNTERS: Names = {
     "recognised": ("requests_identified", "Requests by the field that named their program."),
     "ignored": ("identities_ignored", "Values that could not be used as an id and were ignored."),
+}
+
+SHARES_GAUGES: Names = {
+    "current": ("shares_current", "1 if the shares' file as it is now is in effect, else 0."),
+}
+SHARES_COUNTERS: Names = {
+    "loaded": ("shares_loaded", "Versions of the shares' file that took effect."),
+    "rejected": ("shares_rejected", "Versions of it that were bad and changed nothing."),
 }
 
 
@@ -123,22 +136,37 @@ class TableMetrics:
             WAIT_BUCKETS_S,
             "replica",
         )
+        self._live = self._factory.gauges(REPLICA_GAUGES)
+        self._by_reason = self._factory.counter(
+            "call_wait_reason_seconds",
+            "What finished calls waited for, in modelled seconds.",
+            "replica",
+            "reason",
+        )
         self._by_source = {
             field: factory.counter(*name, "source") for field, name in IDENTITY_COUNTERS.items()
         }
         self._sources: dict[tuple[str, str], _Total] = {}
+        self._shares: tuple[Mapping[str, Gauge], Mapping[str, _Total]] | None = None
         self._published: TableStatistics | None = None
 
     def observe(self, report: CallReport) -> None:
         """A call left its scheduler."""
         wait = self._factory.bind(self._wait, replica=str(report.replica))
         wait.observe(report.wait_ms / 1e3)
+        for reason, ms in by_reason(report.waits):
+            labels = {"replica": str(report.replica), "reason": reason.value}
+            self._factory.bind(self._by_reason, **labels).inc(ms / 1e3)
 
     def publish(self, statistics: TableStatistics) -> None:
         """Bring the table's series up to date."""
         if statistics != self._published:
             self._published = statistics
             _publish(statistics, self._gauges, self._totals)
+
+    def publish_replicas(self, replicas: Replicas) -> None:
+        """Say how many are left."""
+        _publish(replicas, self._live, {})
 
     def publish_identities(self, recognised: Mapping[str, int], ignored: Mapping[str, int]) -> None:
         """Bring the counts by source up to date. Sources are rows of a table, so there are few."""
@@ -149,6 +177,13 @@ class TableMetrics:
                     series = self._factory.bind(self._by_source[field], source=source)
                     total = self._sources[field, source] = _Total(series)
                 total.set(count)
+
+    def publish_shares(self, file: SharesFile) -> None:
+        """Bring the series of the shares' file up to date; there are none without one."""
+        if self._shares is None:
+            gauges = self._factory.gauges(SHARES_GAUGES)
+            self._shares = (gauges, self._factory.totals(SHARES_COUNTERS))
+        _publish(file, *self._shares)
 
 
 class _Total:

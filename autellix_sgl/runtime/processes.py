@@ -12,6 +12,7 @@ from typing import Any
 
 from sglang.srt.entrypoints.engine import init_tokenizer_manager
 from sglang.srt.managers import scheduler as upstream_scheduler
+from sglang.srt.managers.data_parallel_controller import run_data_parallel_controller_process
 from sglang.srt.managers.detokenizer_manager import run_detokenizer_process
 from sglang.srt.server_args import PortArgs, ServerArgs
 
@@ -61,6 +62,19 @@ def activate_scheduler(program_args: ProgramArgs, scheduler_class: type[Any]) ->
         cpu.install()
         values |= {"cpu_paged_allocator": KERNELS, **HOOKS}
     report = activate("scheduler", values)
+
+
+def activate_main() -> None:
+    """Check the installed SGLang and, on the CPU, set up how this process starts others."""
+    activate("main", {"controller_process": run_program_controller} if uses_cpu_engine() else {})
+
+
+def run_program_controller(*args: Any, **kwargs: Any) -> None:
+    """The data-parallel controller's process, SGLang's own, waiting for its messages."""
+    from autellix_sgl.runtime.cpu import controller
+
+    activate("controller", {"controller_wait": controller.sock_recv})
+    run_data_parallel_controller_process(*args, **kwargs)
 
 
 def run_program_detokenizer(*args: Any, **kwargs: Any) -> None:

@@ -14,7 +14,12 @@ from fastapi import Depends, FastAPI, HTTPException, Path, Query, Request
 from autellix_sgl.core import Program
 from autellix_sgl.errors import InvalidProgram, UnknownProgram
 from autellix_sgl.runtime.identity import check_id
-from autellix_sgl.runtime.program_models import AbortedProgram, ProgramList, ProgramModel
+from autellix_sgl.runtime.program_models import (
+    AbortedProgram,
+    ProgramExplanation,
+    ProgramList,
+    ProgramModel,
+)
 from autellix_sgl.runtime.tenant_middleware import caller_of
 
 if TYPE_CHECKING:
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PAGE = 100
 MAX_PAGE = 1000
+MAX_EXPLAINED = 100
 
 TAGS: list[str | Enum] = ["programs"]
 
@@ -71,6 +77,13 @@ def install(app: FastAPI, manager: ProgramTokenizerManager) -> None:
         """Live programs, oldest first, and the table's counters."""
         all_counters = caller_of(request.scope).admin
         return page(manager, tenant, check_limit(limit), after, all_counters=all_counters)
+
+    @app.get("/v1/programs/{program_id:path}/explain", tags=TAGS)
+    async def explain_program(program_id: ProgramId, tenant: Tenant) -> ProgramExplanation:
+        """Why the program's calls waited, and why those that wait now do."""
+        program = find(manager, tenant, program_id)
+        calls = islice(program.active, MAX_EXPLAINED)
+        return ProgramExplanation.of(program, await manager.explain_calls(calls))
 
     @app.get("/v1/programs/{program_id:path}", tags=TAGS)
     async def get_program(program_id: ProgramId, tenant: Tenant) -> ProgramModel:

@@ -8,17 +8,19 @@ from typing import Any
 from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
 from sglang.srt.managers.schedule_policy import SchedulePolicy
 
+from autellix_sgl.core.waits import Rank
+
 
 class LevelSchedulePolicy(SchedulePolicy):  # type: ignore[misc]
     """``--schedule-policy`` applied within each level of the admission window.
 
     SGLang sorts the window as it likes (fcfs: not at all, lpm: by cached prefix); a stable sort by
-    level afterwards keeps that order only among calls of one level.
+    rank (level, and before it the tenant's turn) afterwards keeps that order only among equals.
     """
 
-    def __init__(self, *args: Any, level_of: Callable[[Req], int]) -> None:
+    def __init__(self, *args: Any, rank_of: Callable[[Req], Rank]) -> None:
         super().__init__(*args)
-        self._level_of = level_of
+        self._rank_of = rank_of
 
     def calc_priority(
         self,
@@ -27,4 +29,4 @@ class LevelSchedulePolicy(SchedulePolicy):  # type: ignore[misc]
         processed_tokens: int = 0,
     ) -> None:
         super().calc_priority(waiting_queue, running_batch, processed_tokens=processed_tokens)
-        waiting_queue.sort(key=self._level_of)
+        waiting_queue.sort(key=self._rank_of)

@@ -15,9 +15,10 @@ decide: all tensor-parallel ranks see the same messages and batches, so they dec
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from sglang.srt.managers.io_struct import (
@@ -38,10 +39,12 @@ from sglang.utils import TypeBasedDispatcher
 
 from autellix_sgl.config import ProgramArgs
 from autellix_sgl.core import (
+    SHARE_TURN_MS,
     CallScheduler,
     CallStamp,
     Candidate,
     CostModel,
+    Reason,
     Running,
     StepWork,
 )
@@ -50,6 +53,7 @@ from autellix_sgl.core.queue import Key
 from autellix_sgl.core.scheduler import statistics_of
 from autellix_sgl.decision_trace import TraceWriter
 from autellix_sgl.runtime.activation import ProcessReport
+from autellix_sgl.runtime.decision_digest import DecisionDigest
 from autellix_sgl.runtime.metrics import SchedulerMetrics
 from autellix_sgl.runtime.output_streamer import ProgramOutputStreamer
 from autellix_sgl.runtime.preemption import (
@@ -64,15 +68,26 @@ from autellix_sgl.runtime.schedule_policy import LevelSchedulePolicy
 from autellix_sgl.runtime.scheduler_counters import SchedulerCounters
 from autellix_sgl.runtime.step_clock import StepClock
 from autellix_sgl.runtime.waiting import AdmissionWindow, WaitingCalls
-from autellix_sgl.runtime.wire import CallReport, ProgramGenerateReqInput, ProgramsOver
+from autellix_sgl.runtime.wire import (
+    CALLS_KEY,
+    CallReport,
+    ExplainCallsReq,
+    ProgramGenerateReqInput,
+    ProgramsOver,
+)
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Candidates beyond the free slots that admission may look at: a few for lpm to choose among, more
 # when upstream may pass over requests whose LoRA adapter is not loaded.
 SPARE_CANDIDATES = 1
 SPARE_CANDIDATES_LPM = 16
 SPARE_CANDIDATES_LORA = 64
+
+# Of the tenants that have shares, those that are shown in the internal state.
+STANDINGS_SHOWN = 100
 
 COST_KEY_PREFIX = "program_cost_"
 
@@ -94,9 +109,11 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
         self._computed: dict[str, int] = {}
         self._recomputed: dict[str, int] = {}
         self._refused_for_memory = False
+        self._address = port_args.scheduler_input_ipc_name
         self.counters = SchedulerCounters()
+        self.digest = DecisionDigest()
         super().__init__(server_args, port_args)
-        self.process_reports = self._gather_reports(report)
+        self.process_reports = self._gather(report)
         self.metrics = self._make_metrics()
 
     # -- construction ---------------------------------------------------------------------------
@@ -105,12 +122,15 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
         super().init_running_status()
         args = self.program_args
         self.trace = self._open_trace()
+        # A full batch has a turn's service in the time of a turn.
+        turn_ms = None if args.shares is None else SHARE_TURN_MS * self.max_running_requests
         self.calls = CallScheduler(
             args.core_policy(),
             args.core_levels(),
             args.initial_cost_model(),
             starvation_ratio=args.starvation_ratio,
             interval=args.schedule_interval,
+            share_turn_ms=turn_ms,
             record=self.trace.record if self.trace else None,
             memory=args.core_memory(self.max_total_num_tokens),
         )
@@ -128,7 +148,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
             self.enable_hierarchical_cache,
             self.enable_priority_scheduling,
             self.schedule_low_priority_values_first,
-            level_of=lambda req: self.calls.call(req.rid).level,
+            rank_of=lambda req: self.calls.call(req.rid).rank,
         )
 
     def get_output_streamer_class(self) -> type[SchedulerOutputStreamer]:
@@ -154,13 +174,16 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
         """Whether this rank is the one that talks to the other processes."""
         return bool(get_parallel().attn_tp_rank == 0)
 
-    def _gather_reports(self, mine: ProcessReport) -> list[ProcessReport]:
-        """Every tensor-parallel rank's activation report, so that rank 0 can answer for all."""
+    def _gather(self, mine: T) -> list[T]:
+        """What every tensor-parallel rank has here, so that rank 0 can answer for all.
+
+        All ranks must come to this at the same point of the same loop.
+        """
         if get_parallel().tp_size == 1:
             return [mine]
-        reports: list[ProcessReport] = [mine] * get_parallel().tp_size
-        torch.distributed.all_gather_object(reports, mine, group=self.tp_cpu_group)
-        return reports
+        every: list[T] = [mine] * get_parallel().tp_size
+        torch.distributed.all_gather_object(every, mine, group=self.tp_cpu_group)
+        return every
 
     def _make_metrics(self) -> SchedulerMetrics | None:
         if not (self.metrics_reporter.enable_metrics and self._is_leader):
@@ -216,6 +239,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
             demotions=statistics.demotions,
             promotions=statistics.promotions,
             recomputed_tokens=self._recomputed.get(req.rid, 0),
+            waits=statistics.waits,
         )
 
     # -- the scheduling pass --------------------------------------------------------------------
@@ -250,6 +274,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
         self._refused_for_memory = (
             bool(left) and free_slots > admitted and plan.running_batch.batch_is_full
         )
+        self.calls.short_of(Reason.MEMORY if self._refused_for_memory else Reason.SLOTS)
         return plan
 
     def _remember_computed(self, taken_out: Iterable[Req]) -> None:
@@ -306,6 +331,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
         )
         victims = [by_id[rid] for rid in chosen]
         if victims:
+            self.digest.taken_out(chosen)
             self._remember_computed(victims)
             preempt(running_batch, victims)
         elif self._refused_for_memory:
@@ -341,8 +367,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
         With lpm a level has no order of its own that a later arrival could break: only a better
         level preempts, so between equals the one that runs wins.
         """
-        level, ticket = key
-        return (level, int(waiting)) if self.schedule_policy == "lpm" else (level, ticket)
+        return (*key[:-1], int(waiting)) if self.schedule_policy == "lpm" else key
 
     def _has_logprobs_in_flight(self, req: Req) -> bool:
         """Whether the request sits in an unprocessed prefill that returns log-probabilities.
@@ -388,6 +413,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
         ):
             return []
         self.chunked_req: Req | None = None
+        self.digest.taken_out([req.rid])
         self._remember_computed([req])
         release_into_tree(req, self.tree_cache)
         self.counters.parked_prefills += 1
@@ -421,6 +447,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
             if not candidates:
                 break  # upstream's retraction knows what to do with the rest
             worst = max(candidates, key=lambda r: self.calls.call(r.rid).key)
+            self.digest.taken_out([worst.rid])
             self._remember_computed([worst])
             preempt(batch, [worst])
             victims.append(worst)
@@ -437,6 +464,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
     def run_batch(self, batch: ScheduleBatch, pp_proxy_tensors: Any = None) -> Any:
         work = work_of(batch)
         self.calls.step(work)
+        self.digest.stepped(work, self.calls.clock_ms)
         self.step_clock.launched(work)
         result = super().run_batch(batch, pp_proxy_tensors)
         if self.step_clock.synchronous:
@@ -467,6 +495,19 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
         for program in message.programs:
             self.calls.end_program(program)
 
+    def run_event_loop(self) -> None:
+        """Run until shutdown. A replica that is watched from the main process fails alone.
+
+        Upstream ends the whole server on an exception in one scheduler.
+        """
+        try:
+            super().run_event_loop()
+        except Exception:
+            if self.program_args.placement is None:
+                raise
+            logger.exception("Replica %d has failed; its process ends.", self._replica)
+            os._exit(1)
+
     def set_internal_state(self, recv_req: SetInternalStateReq) -> SetInternalStateReqOutput:
         fields = recv_req.server_args
         if not fields or not all(name.startswith(COST_KEY_PREFIX) for name in fields):
@@ -481,15 +522,35 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
         return SetInternalStateReqOutput(updated=True)
 
     def get_internal_state(self, recv_req: GetInternalStateReq) -> GetInternalStateReqOutput:
+        if isinstance(recv_req, ExplainCallsReq):
+            return GetInternalStateReqOutput(internal_state={CALLS_KEY: self._explain(recv_req)})
+        # A control request reaches every rank in the same turn of its loop.
+        digests = self._gather(self.digest.value)
         output = super().get_internal_state(recv_req)
-        output.internal_state["program"] = self.program_state()
+        output.internal_state["program"] = {**self.program_state(), "digests": digests}
         return output
+
+    def _explain(self, request: ExplainCallsReq) -> dict[str, dict[str, Any]]:
+        """How those of the calls that are here have fared until now."""
+        found = {}
+        for rid in request.calls:
+            if rid in self.calls:
+                wait_ms, waits = self.calls.waits_of(rid)
+                call = self.calls.call(rid)
+                found[rid] = {
+                    "waiting": call.waiting,
+                    "level": call.level,
+                    "waited_ms": wait_ms,
+                    "waits": list(waits),
+                }
+        return found
 
     def program_state(self) -> dict[str, Any]:
         """What doctor, metrics and calibration want to know; JSON-ready."""
         calls = self.calls
         return {
             "replica": self._replica,
+            "address": self._address,
             "policy": calls.policy.name,
             "levels": list(calls.levels.describe()),
             "starvation_ratio": calls.starvation_ratio,
@@ -501,12 +562,28 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
             "held": calls.num_held,
             "running": calls.num_running,
             "calls_per_level": calls.calls_per_level(),
+            "shares": self._standings(),
             "remembered": len(self._stamps) + len(self._computed) + len(self._recomputed),
             "locked_tokens": int(self.tree_cache.protected_size()),
             "counters": self.counters.as_dict(),
             "processes": [report.as_dict() for report in self.process_reports],
             "samples": self.step_clock.samples(),
         }
+
+    def _standings(self) -> list[dict[str, Any]]:
+        """The tenants with calls here, as far as they have shares; the most served first."""
+        live = [account for account in self.calls.accounts() if account.calls]
+        return [
+            {
+                "tenant": account.tenant,
+                "weight": account.weight,
+                "turn": account.turn,
+                "service_ms": account.service_ms,
+                "calls": account.calls,
+                "waiting": len(account.queue),
+            }
+            for account in sorted(live, key=lambda a: -a.service_ms)[:STANDINGS_SHOWN]
+        ]
 
 
 def work_of(batch: ScheduleBatch) -> StepWork:

@@ -16,7 +16,6 @@ from starlette.middleware import Middleware
 
 from autellix_sgl.config import AUTO, ProgramArgs
 from autellix_sgl.runtime import processes, programs_api
-from autellix_sgl.runtime.activation import check_upstream
 from autellix_sgl.runtime.calibration import calibrate_from_thread
 from autellix_sgl.runtime.identity_middleware import IdentityMiddleware
 from autellix_sgl.runtime.support import check_supported
@@ -43,7 +42,7 @@ def launch(
         return
     server_args.resolve_once()
     check_supported(resolving_view(server_args), program_args)
-    check_upstream()
+    processes.activate_main()
     http_server.launch_server(
         server_args,
         init_tokenizer_manager_func=partial(_init_tokenizer_manager, program_args),

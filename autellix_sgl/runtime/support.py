@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from autellix_sgl.config import PROGRAM_CACHE, ProgramArgs
+from autellix_sgl.config import LOAD_BALANCE_FLAG, PROGRAM_CACHE, ProgramArgs
 from autellix_sgl.core.program_memory import LRU, VALUE
 from autellix_sgl.errors import ConfigError
 
@@ -97,6 +97,15 @@ REFUSALS = (
 )
 
 
+PLACEMENT_REFUSALS = (
+    Refusal(
+        "--nnodes",
+        lambda c: c.nnodes > 1,
+        "the processes of every replica are watched from the main process",
+    ),
+)
+
+
 def check_supported(config: Any, args: ProgramArgs) -> None:
     """Raise ConfigError for the first unsupported mode in *config* (resolved ServerArgs)."""
     from sglang.srt.environ import envs
@@ -108,6 +117,12 @@ def check_supported(config: Any, args: ProgramArgs) -> None:
             raise ConfigError(
                 f"{refusal.mode} does not go with --program-policy {args.policy}: "
                 f"{refusal.reason}. {WAY_OUT}"
+            )
+    for refusal in PLACEMENT_REFUSALS if args.placement else ():
+        if refusal.applies(config):
+            raise ConfigError(
+                f"{refusal.mode} does not go with {LOAD_BALANCE_FLAG} {args.placement}: "
+                f"{refusal.reason}. Use one of SGLang's own methods."
             )
     if args.eviction == VALUE:
         check_cache(config)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextvars import ContextVar
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from fastapi import Request
@@ -19,11 +21,18 @@ from sglang.srt.managers.io_struct import (
     TokenizedGenerateReqInput,
 )
 from sglang.srt.managers.tokenizer_manager import ReqState, TokenizerManager
-from sglang.srt.runtime_context import get_serving
+from sglang.srt.runtime_context import get_parallel, get_serving
 from sglang.srt.server_args import PortArgs, ServerArgs
 
 from autellix_sgl.config import ProgramArgs
-from autellix_sgl.core import CallStatistics, ProcessTable, Program
+from autellix_sgl.core import (
+    CallStatistics,
+    Forecast,
+    Kinds,
+    ProcessTable,
+    Program,
+    by_reason,
+)
 from autellix_sgl.runtime.call_progress import (
     REQUEST_ATTRIBUTE,
     ProgramRequest,
@@ -31,10 +40,15 @@ from autellix_sgl.runtime.call_progress import (
 )
 from autellix_sgl.runtime.identity import ANONYMOUS, Identity, IdentityReader
 from autellix_sgl.runtime.metrics import TABLE_PERIOD_S, TableMetrics
+from autellix_sgl.runtime.replicas import Replicas
 from autellix_sgl.runtime.responses import ResponsePrograms
+from autellix_sgl.runtime.shares import PERIOD_S as SHARES_PERIOD_S
+from autellix_sgl.runtime.shares import SharesFile
 from autellix_sgl.runtime.wire import (
+    CALLS_KEY,
     REPORT_KEY,
     CallReport,
+    ExplainCallsReq,
     ProgramGenerateReqInput,
     ProgramsOver,
     ProgramTag,
@@ -68,17 +82,31 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
     ) -> None:
         super().__init__(server_args, port_args, **kwargs)
         self.program_args = program_args
+        policy = program_args.core_policy()
         self.table = ProcessTable(
-            program_args.core_policy(),
+            policy,
             lease_s=program_args.lease_s,
             max_programs=program_args.max_programs,
+            kinds=Kinds() if policy.learns else None,
+            forecast=Forecast(program_args.core_levels()) if policy.learns else None,
             dropped=self._tell_schedulers if program_args.watches_memory else None,
         )
+        shares = program_args.shares
+        self.shares = None if shares is None else SharesFile(Path(shares))
         self.responses = ResponsePrograms(program_args.max_programs)
         self.identities = IdentityReader(self.responses.program_of)
         self.program_metrics = (
             TableMetrics(model=self.served_model_name) if self.enable_metrics else None
         )
+        self.replicas = self._make_replicas()
+
+    def _make_replicas(self) -> Replicas | None:
+        """The placement of calls on replicas, None if there is one replica or SGLang places."""
+        count = get_parallel().dp_size
+        policy = self.program_args.placement
+        if policy is None or count == 1:
+            return None
+        return Replicas(self, policy, count, self.program_args.initial_cost_model())
 
     # -- in: from the endpoint to the scheduler -------------------------------------------------
 
@@ -127,11 +155,16 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
         ):
             await super()._send_one_request(tokenized_obj)
             return
-        tag = self._arrive(rid, request_of(self.rid_to_state[rid].obj).named(rid))
+        request = request_of(self.rid_to_state[rid].obj).named(rid)
+        tag = self._arrive(rid, request, tokenized_obj.input_ids or ())
         try:
+            if self.replicas is not None:
+                self.replicas.place(tokenized_obj, self.table.program_of(rid).footprint)
             await super()._send_one_request(ProgramGenerateReqInput.of(tokenized_obj, tag))
         except BaseException:
             self.table.abort(rid, now=time.time())
+            if self.replicas is not None:
+                self.replicas.abort(rid)
             raise
 
     async def _send_batch_request(
@@ -141,7 +174,7 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
         for tokenized_obj in tokenized_objs:
             await self._send_one_request(tokenized_obj)
 
-    def _arrive(self, rid: str, request: ProgramRequest) -> ProgramTag:
+    def _arrive(self, rid: str, request: ProgramRequest, prompt: Sequence[int]) -> ProgramTag:
         """Enter a call in the table; its response's headers know its program from here on."""
         identity = request.identity
         stamp = self.table.arrive(
@@ -155,10 +188,17 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
             source=identity.source,
             transient=identity.transient,
             ends_program=identity.end,
+            attained_ms=identity.service_ms,
+            prompt=prompt,
+            hints=identity.hints,
         )
         request.progress.program = self.table.active_call(rid).program
+        request.progress.service_ms = stamp.priority_ms
         if request.continuable:
             self.responses.remember(identity.tenant, rid, request.progress.program)
+        if self.shares is not None:
+            holder, weight = self.shares.shares.of_call(identity.tenant, identity.user)
+            stamp = replace(stamp, tenant=holder, weight=weight)
         return ProgramTag.of(stamp)
 
     # -- aborting -------------------------------------------------------------------------------
@@ -207,15 +247,15 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
         report = reports[index] if reports else None
         if report is None:
             return
-        request_of(state.obj).progress.note(report)
-        if finish_reason is not None:
-            self._leave(meta_info, report, aborted=finish_reason.get("type") == "abort")
+        progress = request_of(state.obj).progress
+        progress.note(report)
+        if finish_reason is not None and self.table.has_call(meta_info["id"]):
+            aborted = finish_reason.get("type") == "abort"
+            progress.service_ms = self._leave(meta_info, report, aborted=aborted).service_ms
 
-    def _leave(self, meta_info: dict[str, Any], report: CallReport, *, aborted: bool) -> None:
+    def _leave(self, meta_info: dict[str, Any], report: CallReport, *, aborted: bool) -> Program:
         """Charge a call that left to its program, and say in its response how it fared."""
         rid = meta_info["id"]
-        if not self.table.has_call(rid):
-            return
         call = self.table.active_call(rid)
         statistics = CallStatistics(
             level=report.level,
@@ -224,30 +264,62 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
             preemptions=report.preemptions,
             demotions=report.demotions,
             promotions=report.promotions,
+            waits=tuple(report.waits),
         )
-        settle = self.table.abort if aborted else self.table.complete
-        settle(rid, statistics=statistics, now=time.time(), engine=report.replica)
+        now, replica = time.time(), report.replica
+        if aborted:
+            program = self.table.abort(rid, statistics=statistics, now=now, engine=replica)
+        else:
+            program = self.table.complete(
+                rid,
+                statistics,
+                now=now,
+                engine=replica,
+                output_tokens=meta_info["completion_tokens"],
+            )
+        if self.replicas is not None:
+            self.replicas.leave(meta_info, aborted=aborted)
         if self.program_metrics is not None:
             self.program_metrics.observe(report)
         meta_info["program"] = {
             "id": call.program,
             "thread": call.thread,
+            "replica": report.replica,
             "level": report.level,
             "priority_ms": call.priority_ms,
             "service_ms": report.service_ms,
             "waited_ms": report.wait_ms,
+            "wait_reasons": {reason.value: ms for reason, ms in by_reason(report.waits)},
             "preemptions": report.preemptions,
             "demotions": report.demotions,
             "promotions": report.promotions,
             "recomputed_tokens": report.recomputed_tokens,
             "cached_tokens": meta_info.get("cached_tokens"),
         }
+        return program
 
     def _handle_abort_req(self, recv_obj: AbortReq) -> None:
         """A call was aborted while it waited: it leaves without outputs, so without a report."""
         super()._handle_abort_req(recv_obj)
         if recv_obj.rid is not None and self.table.has_call(recv_obj.rid):
             self.table.abort(recv_obj.rid, now=time.time())
+            if self.replicas is not None:
+                self.replicas.abort(recv_obj.rid)
+
+    # -- explaining -----------------------------------------------------------------------------
+
+    async def explain_calls(self, calls: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """By id, how those of *calls* fare that a scheduler has: ``waiting`` (else it runs),
+        ``level``, ``waited_ms`` until now and ``waits``, that by reason."""
+        asked = list(calls)
+        if not asked:
+            return {}
+        self.auto_create_handle_loop()
+        answers = await self.get_internal_state_communicator(ExplainCallsReq(calls=asked))
+        found: dict[str, dict[str, Any]] = {}
+        for answer in answers:
+            found |= answer.internal_state[CALLS_KEY]
+        return found
 
     def _tell_schedulers(self, program: Program) -> None:
         """A program is over, as far as anybody knows: its KV is of no use any more.
@@ -265,6 +337,10 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
         super().auto_create_handle_loop()
         if starting:
             self.asyncio_tasks.add(self.event_loop.create_task(self._expire_leases()))
+            if self.replicas is not None:
+                self.asyncio_tasks.add(self.event_loop.create_task(self.replicas.watch()))
+            if self.shares is not None:
+                self.asyncio_tasks.add(self.event_loop.create_task(_follow(self.shares)))
             if self.program_metrics is not None:
                 publishing = self._publish_metrics(self.program_metrics)
                 self.asyncio_tasks.add(self.event_loop.create_task(publishing))
@@ -278,7 +354,18 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
         while True:
             metrics.publish(self.table.statistics())
             metrics.publish_identities(self.identities.recognised, self.identities.ignored)
+            if self.replicas is not None:
+                metrics.publish_replicas(self.replicas)
+            if self.shares is not None:
+                metrics.publish_shares(self.shares)
             await asyncio.sleep(TABLE_PERIOD_S)
+
+
+async def _follow(file: SharesFile) -> None:
+    """Take up every new version of the shares' file."""
+    while True:
+        await asyncio.sleep(SHARES_PERIOD_S)
+        file.look()
 
 
 def request_of(obj: GenerateReqInput) -> ProgramRequest:

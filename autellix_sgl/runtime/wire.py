@@ -9,12 +9,21 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import msgspec
-from sglang.srt.managers.io_struct import BaseReq, TokenizedGenerateReqInput, hook_custom_types
+from sglang.srt.managers.io_struct import (
+    BaseReq,
+    GetInternalStateReq,
+    TokenizedGenerateReqInput,
+    hook_custom_types,
+)
 
 from autellix_sgl.core import CallStamp
+from autellix_sgl.core.model import Itinerary
 
 # The key under which call reports ride on SGLang's batch outputs.
 REPORT_KEY = "autellix_program"
+
+# The key under which a replica answers for its calls in the internal state.
+CALLS_KEY = "program_calls"
 
 
 class ProgramTag(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
@@ -25,6 +34,10 @@ class ProgramTag(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     priority_ms: float
     program_wait_ms: float
     program_service_ms: float
+    itinerary: Itinerary = ()
+    order: int = 0
+    tenant: str = ""
+    weight: float = 1.0
 
     @classmethod
     def of(cls, stamp: CallStamp) -> ProgramTag:
@@ -34,6 +47,10 @@ class ProgramTag(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
             priority_ms=stamp.priority_ms,
             program_wait_ms=stamp.program_wait_ms,
             program_service_ms=stamp.program_service_ms,
+            itinerary=stamp.itinerary,
+            order=stamp.order,
+            tenant=stamp.tenant,
+            weight=stamp.weight,
         )
 
     def stamp(self) -> CallStamp:
@@ -43,6 +60,10 @@ class ProgramTag(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
             priority_ms=self.priority_ms,
             program_wait_ms=self.program_wait_ms,
             program_service_ms=self.program_service_ms,
+            itinerary=self.itinerary,
+            order=self.order,
+            tenant=self.tenant,
+            weight=self.weight,
         )
 
 
@@ -60,6 +81,15 @@ class ProgramGenerateReqInput(TokenizedGenerateReqInput, kw_only=True):  # type:
 FIELDS = TokenizedGenerateReqInput.__struct_fields__
 
 
+class ExplainCallsReq(GetInternalStateReq, kw_only=True):  # type: ignore[call-arg, misc]
+    """Asks every replica for the waits of those of *calls* that it has.
+
+    It goes and is answered as SGLang's own question for the internal state, under CALLS_KEY.
+    """
+
+    calls: list[str]
+
+
 class CallReport(NamedTuple):
     """How a finished call fared, from its scheduler back to the process table."""
 
@@ -71,6 +101,7 @@ class CallReport(NamedTuple):
     demotions: int
     promotions: int
     recomputed_tokens: int
+    waits: tuple[float, ...]
 
 
 class ProgramsOver(BaseReq, kw_only=True):  # type: ignore[call-arg, misc]
@@ -79,4 +110,4 @@ class ProgramsOver(BaseReq, kw_only=True):  # type: ignore[call-arg, misc]
     programs: list[str]
 
 
-hook_custom_types(ProgramGenerateReqInput, ProgramsOver)
+hook_custom_types(ProgramGenerateReqInput, ExplainCallsReq, ProgramsOver)

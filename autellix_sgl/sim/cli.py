@@ -9,11 +9,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from autellix_sgl.core import PLACEMENTS, Levels
+from autellix_sgl.core import PLACEMENTS, SHARE_TURN_MS, Levels
 from autellix_sgl.core.program_memory import ADMISSIONS, EVICTIONS
 from autellix_sgl.decision_trace import TraceWriter
 from autellix_sgl.errors import AutellixError, ConfigError
-from autellix_sgl.sim.experiments import Arrivals, Setting, compare, makespan, play, sweep
+from autellix_sgl.sim.experiments import (
+    TOOL_TIMES,
+    Arrivals,
+    Setting,
+    compare,
+    makespan,
+    play,
+    sweep,
+)
+from autellix_sgl.sim.fairness import Tenant, shares
 from autellix_sgl.sim.figures import figure2, figure9
 from autellix_sgl.sim.fleet import OURS, figure14, figure15
 from autellix_sgl.sim.hardware import HARDWARE, ServerModel
@@ -27,7 +36,7 @@ systems, worst first as the paper has them:
   vllm   arrival order, no prefix cache          atlas  the longest chain of service so far
   fcfs   arrival order (the paper's vLLM-opt)    las    oracle: least attained service, no bins
   mlfq   levels by each call's own service       srpt   oracle: least remaining service
-  plas   levels by the program's total service
+  plas   levels by the program's total service   gittins  the likely end, learned per kind
 
 placements of calls on several replicas:
   round_robin, least_used     in turn; the fewest calls in the system
@@ -46,6 +55,7 @@ examples:
   python -m autellix_sgl.sim run --workload chat --replicas 4 --placement program-radix
   python -m autellix_sgl.sim run --workload chat --programs 50 --systems plas --trace chat.trace
   python -m autellix_sgl.sim replay chat.trace
+  python -m autellix_sgl.sim shares --workload chat --programs 200 --tenants plain:2 gamer:1:3:fresh
 """
 
 
@@ -83,6 +93,23 @@ def _parser() -> argparse.ArgumentParser:
     _add_arrivals(run, Arrivals())
     run.add_argument("--trace", type=Path, help="Write the decisions of the one system here.")
     run.add_argument("--from-file", type=Path, help="Programs and arrivals of a workload file.")
+    among = add("shares", "tenants that compete, without shares and with them", _shares)
+    _add_setting(among, "atlas")
+    among.add_argument("--load", type=float, default=1.5, help="Of all tenants. [%(default)s]")
+    among.add_argument(
+        "--arrivals", choices=("poisson", "offline"), default="poisson", help="[%(default)s]"
+    )
+    among.add_argument(
+        "--tenants",
+        nargs="+",
+        default=["plain", "gamer:fresh"],
+        metavar="NAME[:WEIGHT[:PART]][:fresh]",
+        help="Who has which weight and which part of the programs; fresh: each of its calls names "
+        "another program. [plain gamer:fresh]",
+    )
+    among.add_argument(
+        "--turn-ms", type=float, default=SHARE_TURN_MS, help="A tenant's turn. [%(default)s]"
+    )
     rates = add("sweep", "token latency of each system over rates (figures 12, 18)", _sweep)
     _add_setting(rates, "fcfs,mlfq,plas,atlas,las,srpt")
     rates.add_argument("--loads", type=_numbers, default=[0.5, 0.75, 1.0, 1.25, 1.5])
@@ -127,6 +154,13 @@ def _add_setting(parser: argparse.ArgumentParser, systems: str) -> None:
         type=float,
         default=setting.interrupts,
         help="Multiply tool and human times by this; 0 replays turns back to back. [%(default)s]",
+    )
+    add(
+        "--tool-times",
+        choices=TOOL_TIMES,
+        default=setting.tool_times,
+        help="tracelab: each tool takes a time as coding agents' tools do (median 0.1 s, p90 10 s, "
+        "p99 192 s), and humans answer at once. [%(default)s]",
     )
     add("--replicas", type=int, default=1, help="[%(default)s]")
     add("--placement", choices=PLACEMENTS, default="program", help="[%(default)s]")
@@ -203,6 +237,7 @@ def _setting(options: argparse.Namespace) -> Setting:
         seed=options.seed,
         scale=options.scale,
         interrupts=options.interrupts,
+        tool_times=options.tool_times,
         replicas=options.replicas,
         placement=options.placement,
         server=_server(options),
@@ -238,6 +273,14 @@ def _run(options: argparse.Namespace) -> dict[str, object]:
         raise ConfigError("--trace records one replica under one system that is no oracle")
     with TraceWriter.open(options.trace) as trace:
         return {"systems": {systems[0]: play(setting, workload, systems[0], trace.record)}}
+
+
+def _shares(options: argparse.Namespace) -> dict[str, object]:
+    setting = _setting(options)
+    setting = replace(setting, tuning=replace(setting.tuning, share_turn_ms=options.turn_ms))
+    tenants = [Tenant.parse(text) for text in options.tenants]
+    arrivals = Arrivals(options.arrivals, options.load)
+    return shares(setting, arrivals, tenants, options.systems)
 
 
 def _sweep(options: argparse.Namespace) -> dict[str, object]:

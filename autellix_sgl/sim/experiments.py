@@ -22,7 +22,13 @@ from autellix_sgl.workloads import (
     closed_loop,
     generate,
     poisson_times,
+    with_tool_times,
 )
+from autellix_sgl.workloads.generators.coding import TOOL_S
+
+# Where the times that programs spend in tools come from.
+OWN, TRACELAB = "own", "tracelab"
+TOOL_TIMES = (OWN, TRACELAB)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +36,10 @@ class Setting:
     """What every system of a comparison has in common.
 
     ``interrupts`` multiplies the programs' tool and human times; 0, the default, replays turns back
-    to back as the paper seems to. Seeds: programs and arrivals draw from generators of their own,
-    so the same programs come at every rate.
+    to back as the paper seems to. ``tool_times`` of TRACELAB draws each tool's time from what was
+    published of coding agents' instead, whatever the workload, and nobody waits for humans. Seeds:
+    programs and arrivals draw from generators of their own, so the same programs come at every
+    rate.
     """
 
     workload: str = "mixed"
@@ -39,19 +47,23 @@ class Setting:
     seed: int = 1
     scale: float = 1.0
     interrupts: float = 0.0
+    tool_times: str = OWN
     server: ServerModel = field(default_factory=ServerModel)
     tuning: Tuning = field(default_factory=Tuning)
     replicas: int = 1
     placement: str = "program"
 
     def draw(self) -> list[ProgramTrace]:
-        return generate(
+        own = self.tool_times == OWN
+        programs = generate(
             self.workload,
             self.programs,
             Random(self.seed),
             scale=self.scale,
-            interrupts=self.interrupts,
+            interrupts=self.interrupts if own else 1.0,
         )
+        rng = Random(self.seed + 2)
+        return programs if own else [with_tool_times(p, TOOL_S, rng) for p in programs]
 
     def describe(self, programs: Sequence[ProgramTrace]) -> dict[str, object]:
         """The parameters, and what follows from them, for the head of a result."""
@@ -63,6 +75,7 @@ class Setting:
             "seed": self.seed,
             "scale": self.scale,
             "interrupts": self.interrupts,
+            "tool_times": self.tool_times,
             "replicas": self.replicas,
             "placement": self.placement,
             "server": {

@@ -122,8 +122,13 @@ def _report(setting: Setting, load: float) -> dict[str, object]:
     return play(setting, Arrivals("poisson", load).apply(setting, setting.draw()), SYSTEM)
 
 
+def compare_placements(setting: Setting, load: float) -> dict[str, dict[str, object]]:
+    """The report of every placement at one load, on the same programs."""
+    return {name: _report(replace(setting, placement=name), load) for name in PLACEMENTS}
+
+
 def _row(setting: Setting, load: float) -> dict[str, object]:
-    reports = {p: _report(replace(setting, placement=p), load) for p in PLACEMENTS}
+    reports = compare_placements(setting, load)
     latencies = {placement: mean_latency(found) for placement, found in reports.items()}
     base = min(latencies[placement] for placement in BASELINES)
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from autellix_sgl.core import REASONS
 from autellix_sgl.sim.simulation import ProgramRun, Simulation
 from autellix_sgl.workloads import Outcome, compared
 
@@ -29,6 +30,10 @@ def report(simulation: Simulation) -> dict[str, object]:
         "max_call_wait_ms": max(run.longest_wait_ms for run in runs),
         "max_program_wait_ms": max(run.wait_ms for run in runs),
         "total_wait_ms": sum(run.wait_ms for run in runs),
+        "waits_ms": {
+            reason.value: sum(run.waits[number] for run in runs)
+            for number, reason in enumerate(REASONS)
+        },
         "steps": sum(c.steps for c in counters),
         "rounds": sum(c.jumps for c in counters),
     }

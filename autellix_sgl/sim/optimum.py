@@ -77,15 +77,15 @@ class _Clairvoyant(PrefixCache):
         self._now = 0
         self._copies: dict[int, Branch] = {}
         self._evictable: dict[int, Branch] = {}
-        # By branch: the numbers of the uses that need it, and how much of it each needs.
+        # By branch: the numbers of the uses that need it, how much of it each needs, and whether
+        # the last token of that is the context's, which is computed in any case.
         self._needed_at: dict[int, list[int]] = {}
-        self._needed: dict[int, list[int]] = {}
+        self._needed: dict[int, list[tuple[int, bool]]] = {}
         for number, use in enumerate(uses):
             if use.taken and use.branch is not None:
-                # The last token is computed in any case.
-                for branch, tokens in _needs(use.branch, use.length - 1):
+                for depth, (branch, tokens) in enumerate(_needs(use.branch, use.length)):
                     self._needed_at.setdefault(branch.number, []).append(number)
-                    self._needed.setdefault(branch.number, []).append(tokens)
+                    self._needed.setdefault(branch.number, []).append((tokens, depth == 0))
 
     def play(self) -> int:
         """Make all uses; returns the tokens found."""
@@ -126,9 +126,12 @@ class _Clairvoyant(PrefixCache):
         times, needs = self._needed_at.get(branch.number, []), self._needed.get(branch.number, [])
         keep = 0
         for index in range(bisect_right(times, self._now), len(times)):
-            if needs[index] >= branch.held:
+            tokens, is_end = needs[index]
+            if is_end and tokens == branch.held:
+                return (math.inf, branch.number, branch.held - 1, branch)
+            if tokens >= branch.held:
                 return (times[index], branch.number, keep, branch)
-            keep = max(keep, needs[index])
+            keep = max(keep, tokens)
         return (math.inf, branch.number, keep, branch)
 
     def _offer(self, branch: Branch) -> None:

@@ -18,7 +18,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from autellix_sgl.core import CallStamp, CallStatistics, CostModel, StepWork, choose_victims
+from autellix_sgl.core import (
+    CallStamp,
+    CallStatistics,
+    CostModel,
+    Reason,
+    StepWork,
+    choose_victims,
+)
 
 Key = tuple[float, int]
 
@@ -121,6 +128,9 @@ class RankScheduler:
 
     def promote_starving(self) -> list[str]:
         return []
+
+    def short_of(self, reason: Reason) -> None:
+        """It is not asked why calls wait."""
 
     def end_program(self, program: str) -> None:
         """Nothing is kept of programs."""

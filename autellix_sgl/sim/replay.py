@@ -6,12 +6,13 @@ A trace is JSON lines, each ``[event, {fields}]``, written by
     ["start", {"policy": "atlas", "boundaries_ms": [200.0, ...], "quanta_ms": [200.0, ..., null],
                "cost_model": {"base_ms": ..., ...}, "starvation_ratio": 8.0, "interval": 4}]
 
-(a quantum of null has no end), written once; with program admission it also has ``pool_tokens``.
-``["cost_model", {"base_ms": ..., ...}]`` stands wherever the model was replaced. All others are
-what :class:`~autellix_sgl.core.CallScheduler` tells its ``record``. Replayed are arrive, admit,
-requeue, step, remove and end_program; promote, choose_victims and programs (who was let in and put
-out) are decisions, so they are asked for and compared. Every field is compared: level, ticket and
-clock to the last bit, and who had to make way.
+(a quantum of null has no end; where tenants have shares, ``share_turn_ms`` too, and with program
+admission ``pool_tokens``), written once; ``["cost_model", {"base_ms": ..., ...}]`` stands wherever
+the model was replaced. All others are what :class:`~autellix_sgl.core.CallScheduler` tells its
+``record``. Replayed are arrive, admit, requeue, step, remove, end_program and short_of; promote,
+choose_victims and programs (who was let in and put out) are decisions, so they are asked for and
+compared. Every field is compared: level, ticket and clock to the last bit, and who had to make way.
+``waits`` lines, which say why a call waited, are compared where the trace has them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ from autellix_sgl.core import (
     StepWork,
     policy_named,
 )
+from autellix_sgl.core.model import Itinerary
 from autellix_sgl.core.queue import Key
+from autellix_sgl.core.waits import Reason
 from autellix_sgl.errors import AutellixError, ConfigError, UnknownCall
 from autellix_sgl.workloads.errors import WorkloadError
 from autellix_sgl.workloads.fields import Record, read_events
@@ -95,6 +98,7 @@ class _Player:
                 model,
                 starvation_ratio=start.number("starvation_ratio"),
                 interval=start.whole("interval", at_least=1),
+                share_turn_ms=start.number("share_turn_ms") if "share_turn_ms" in start else None,
                 record=lambda event, fields: self._made.append((event, fields)),
                 memory=_memory(start, model),
             )
@@ -104,6 +108,9 @@ class _Player:
 
     def play(self, event: str, fields: Record) -> None:
         """Let the event happen, and compare what the scheduler says of it."""
+        if event != "waits":
+            # They explain what was decided, and a trace may lack them.
+            self._made = [made for made in self._made if made[0] != "waits"]
         try:
             self._drive(event, fields)
         except UnknownCall as error:
@@ -121,13 +128,15 @@ class _Player:
             if not self._made:
                 scheduler.promote_starving()
             return
+        if event == "waits":
+            return  # it came with the event before
         self._report_unrecorded(fields.line)
         if event == "arrive":
             scheduler.arrive(
                 fields.text("call"),
-                _stamp(fields.inside("stamp", fields.get("stamp"))),
+                _stamp(fields.inside("stamp", fields.get("stamp")), scheduler.levels.count),
                 _tokens(fields, "tokens"),
-                fields.whole("root", at_least=BELOW_ANY, default=0),
+                fields.whole("root", default=0),
             )
         elif event == "admit":
             cached_tokens = _tokens(fields, "cached_tokens")
@@ -147,6 +156,8 @@ class _Player:
             self._choose_victims(fields)
         elif event == "requeue":
             scheduler.requeue(fields.text("call"))
+        elif event == "short_of":
+            scheduler.short_of(_reason(fields))
         else:
             fields.fail("", f"unknown event {event!r}")
 
@@ -154,8 +165,8 @@ class _Player:
         running = [_running(item) for item in fields.records("running")]
         for call in running:
             level = self._scheduler.call(call.id).level
-            if call.key[0] != level:
-                self.differences.append(Difference(fields.line, "level", call.key[0], level))
+            if call.key[-2] != level:
+                self.differences.append(Difference(fields.line, "level", call.key[-2], level))
         self._scheduler.choose_victims(
             [_candidate(item) for item in fields.records("candidates")],
             running,
@@ -187,14 +198,38 @@ def _cost_model(fields: Record) -> CostModel:
         fields.fail("", str(error))
 
 
-def _stamp(fields: Record) -> CallStamp:
+def _reason(fields: Record) -> Reason:
+    try:
+        return Reason(fields.text("reason"))
+    except ValueError:
+        fields.fail("reason", f"must be one of {', '.join(Reason)}")
+
+
+def _stamp(fields: Record, levels: int) -> CallStamp:
     return CallStamp(
         program=fields.text("program"),
         thread=fields.text("thread"),
         priority_ms=fields.number("priority_ms"),
         program_wait_ms=fields.number("program_wait_ms"),
         program_service_ms=fields.number("program_service_ms"),
+        itinerary=_itinerary(fields, levels) if "itinerary" in fields else (),
+        order=fields.whole("order", default=0),
+        tenant=fields.text("tenant", ""),
+        weight=fields.number("weight", default=1.0),
     )
+
+
+def _itinerary(fields: Record, levels: int) -> Itinerary:
+    legs = []
+    for leg in fields.items("itinerary"):
+        match leg:
+            case [int(level), None | int() | float() as quantum_ms] if 0 <= level < levels:
+                legs.append((level, quantum_ms))
+            case _:
+                fields.fail(
+                    "itinerary", f"must pair levels below {levels} with ms or null, got {leg!r}"
+                )
+    return tuple(legs)
 
 
 def _work(fields: Record) -> StepWork:
@@ -215,8 +250,7 @@ def _pair(fields: Record, pair: Sequence[object]) -> tuple[str, int]:
 
 
 def _key(item: Record) -> Key:
-    level, order = item.wholes("key", length=2)
-    return (level, order)
+    return tuple(item.wholes("key"))
 
 
 def _candidate(item: Record) -> Candidate:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from autellix_sgl.core import CallStamp, Candidate, Running, StepWork
+from autellix_sgl.core import CallStamp, Candidate, Reason, Running, StepWork
 from autellix_sgl.errors import ConfigError
 from autellix_sgl.sim.batch import DecodeBatch, SimCall
 from autellix_sgl.sim.branch import Branch
@@ -208,6 +208,10 @@ class Replica:
 
     def _admit(self) -> None:
         """Fill the step's token budget: the half-done prefill first, then the head of the queue."""
+        self._fill_batch()
+        self.calls.short_of(Reason.MEMORY if self._refused_for_memory else Reason.SLOTS)
+
+    def _fill_batch(self) -> None:
         self._refused_for_memory = False
         budget = self._prefill_budget()
         slots = self.server.slots - self._num_running

@@ -8,15 +8,17 @@ milliseconds.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 
-from autellix_sgl.core import Placer, ProcessTable, policy_named
+from autellix_sgl.core import Forecast, Kinds, Placer, ProcessTable, policy_named
 from autellix_sgl.core.scheduler import Recorder
+from autellix_sgl.core.waits import NO_WAITS, add
 from autellix_sgl.sim.batch import SimCall
 from autellix_sgl.sim.eviction import eviction_order
 from autellix_sgl.sim.hardware import ServerModel
+from autellix_sgl.sim.prompts import Prompts
 from autellix_sgl.sim.replica import Replica
 from autellix_sgl.sim.systems import System, Tuning
 from autellix_sgl.sim.work import batch_of, service_ms
@@ -40,6 +42,7 @@ class ProgramRun:
     longest_wait_ms: float = 0.0
     preemptions: int = 0
     promotions: int = 0
+    waits: tuple[float, ...] = NO_WAITS
 
     @property
     def response_ms(self) -> float:
@@ -59,6 +62,7 @@ class Simulation:
         tuning: Tuning | None = None,
         replicas: int = 1,
         placement: str = "program",
+        weights: Mapping[str, float] | None = None,
         record: Recorder | None = None,
         judged: bool = False,
     ) -> None:
@@ -68,9 +72,15 @@ class Simulation:
         self.now_ms = 0.0
         self._batch = batch_of(workload.programs, self.server)
         self.runs = self._prepare(workload.programs)
+        policy = policy_named(system.table_policy)
         self.table = ProcessTable(
-            policy_named(system.table_policy), lease_s=math.inf, max_programs=len(self.runs) + 1
+            policy,
+            lease_s=math.inf,
+            max_programs=workload.num_calls + 1,
+            kinds=Kinds() if policy.learns else None,
+            forecast=Forecast(tuning.levels) if policy.learns else None,
         )
+        self._prompts = Prompts()
         self.replicas = [
             Replica(
                 self.server,
@@ -88,6 +98,7 @@ class Simulation:
         self._by_id = {run.trace.id: run for run in self.runs}
         self._scheduled = 0
         self._arrived = 0
+        self._weights = weights or {}
 
     def run(self) -> Sequence[ProgramRun]:
         """Play the workload to its end; returns its programs in the order of the workload."""
@@ -152,8 +163,19 @@ class Simulation:
         trace = self.runs[program].trace
         call = trace.calls[index]
         call_id = f"{trace.id}.{index}"
-        stamp = self.table.arrive(call_id, trace.id, now=self.now_ms / 1e3, thread=call.thread)
-        footprint = self.table.program(trace.id).footprint
+        name = call_id if trace.fresh else trace.id
+        opens = self.table.kinds is not None and name not in self.table
+        stamp = self.table.arrive(
+            call_id,
+            name,
+            now=self.now_ms / 1e3,
+            thread=call.thread,
+            transient=trace.fresh,
+            prompt=self._prompts.tokens(trace, index) if opens else (),
+        )
+        weight = self._weights.get(trace.tenant, 1.0)
+        stamp = replace(stamp, tenant=trace.tenant, weight=weight)
+        footprint = self.table.program(name).footprint
         chosen = self.placer.place(call_id, footprint, prompt_tokens=call.prompt_tokens)
         self.replicas[chosen].submit(call_id, trace, index, stamp)
         self._where[call_id] = (program, index)
@@ -167,8 +189,15 @@ class Simulation:
         statistics = self.replicas[replica].calls.remove(call_id, done.length)
         output_tokens = run.trace.calls[index].output_tokens
         self.placer.finish(call_id, cached_tokens=done.cached_tokens, output_tokens=output_tokens)
-        self.table.complete(call_id, statistics, now=self.now_ms / 1e3, engine=replica)
+        self.table.complete(
+            call_id,
+            statistics,
+            now=self.now_ms / 1e3,
+            engine=replica,
+            output_tokens=output_tokens,
+        )
         run.wait_ms += statistics.wait_ms
+        run.waits = add(run.waits, statistics.waits)
         run.longest_wait_ms = max(run.longest_wait_ms, statistics.wait_ms)
         run.preemptions += statistics.preemptions
         run.promotions += statistics.promotions
@@ -184,7 +213,8 @@ class Simulation:
 
     def _close(self, run: ProgramRun) -> None:
         run.end_ms = self.now_ms
-        self.table.end(run.trace.id)
+        if not run.trace.fresh:
+            self.table.end(run.trace.id)
         for replica in self.replicas:
             replica.forget(run.trace)
         if self._scheduled < len(self.runs):

@@ -23,11 +23,14 @@ class Tuning:
     The levels reach to 400 s of service, since a tree search on the A100 table takes minutes. Beta
     is 32, four times the server's default: over 1,200 mixed programs at 1.5 times capacity, 8 took
     PLAS's mean token latency from 69 to 114 ms (the order falls back to arrival's), 32 left it.
+    ``share_turn_ms`` is a tenant's turn, None if tenants have no shares: the time in which a full
+    batch gets a turn's service.
     """
 
     levels: Levels = field(default_factory=lambda: Levels.geometric(12, 200.0, 2.0))
     starvation_ratio: float = 32.0
     interval: int = 4
+    share_turn_ms: float | None = None
     program_admission: str = OFF
     program_eviction: str = LRU
 
@@ -67,6 +70,7 @@ class System:
             server.cost,
             starvation_ratio=tuning.starvation_ratio,
             interval=tuning.interval,
+            share_turn_ms=tuning.share_turn_ms and tuning.share_turn_ms * server.slots,
             record=record,
             memory=tuning.memory(server),
         )
@@ -97,6 +101,7 @@ SYSTEMS: Mapping[str, System] = {
         System("mlfq", "multi-level feedback over each call's own service", "mlfq"),
         System("plas", "multi-level over the program's total service", "plas"),
         System("atlas", "multi-level over the program's longest chain", "atlas"),
+        System("gittins", "the likely end of the program, learned per kind", "gittins"),
         System("las", "oracle: least attained service, unbinned", "plas"),
         System("srpt", "oracle: least remaining service, reads the trace", "plas"),
     )

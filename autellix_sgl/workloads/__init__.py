@@ -18,7 +18,7 @@ from autellix_sgl.workloads.model import HUMAN, TOOL, Interrupt, ProgramTrace, T
 from autellix_sgl.workloads.outcomes import Outcome, compared, jain, quantiles
 from autellix_sgl.workloads.statistics import PUBLISHED_MEANS, describe, percentile, summary
 from autellix_sgl.workloads.trace_file import load, save
-from autellix_sgl.workloads.transforms import scaled, with_interrupts
+from autellix_sgl.workloads.transforms import scaled, with_interrupts, with_tool_times
 
 __all__ = [
     "GENERATORS",
@@ -49,4 +49,5 @@ __all__ = [
     "scaled",
     "summary",
     "with_interrupts",
+    "with_tool_times",
 ]

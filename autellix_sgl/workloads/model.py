@@ -78,12 +78,17 @@ class TracedCall:
 
 @dataclass(frozen=True, slots=True)
 class ProgramTrace:
-    """One program. ``kind`` names its workload; calls are in an order their parents allow."""
+    """One program. ``kind`` names its workload; calls are in an order their parents allow.
+
+    ``tenant`` is whose it is; ``fresh`` says that each of its calls names another program.
+    """
 
     id: str
     kind: str
     calls: tuple[TracedCall, ...]
     arrival_ms: float = 0.0
+    tenant: str = ""
+    fresh: bool = False
 
     def __post_init__(self) -> None:
         if not self.calls:

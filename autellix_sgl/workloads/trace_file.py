@@ -3,7 +3,7 @@
     {"workload": "mixed", "concurrency": null, "source": {...}}
     {"id": "mixed-0", "kind": "chat", "arrival_ms": 12.5, "calls": [{"new_tokens": 80, ...}, ...]}
 
-A field of a call that has its default value is left out.
+A field of a call, and a program's ``tenant`` and ``fresh``, are left out at their default.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ def to_lines(workload: Workload) -> Iterator[str]:
                 "id": program.id,
                 "kind": program.kind,
                 "arrival_ms": program.arrival_ms,
+                **({"tenant": program.tenant} if program.tenant else {}),
+                **({"fresh": True} if program.fresh else {}),
                 "calls": [_call_fields(call) for call in program.calls],
             }
         )
@@ -67,7 +69,14 @@ def _program(record: Record) -> ProgramTrace:
     calls = tuple(_call(call) for call in record.records("calls"))
     arrival_ms = record.number("arrival_ms", default=0.0)
     try:
-        return ProgramTrace(record.text("id"), record.text("kind"), calls, arrival_ms)
+        return ProgramTrace(
+            record.text("id"),
+            record.text("kind"),
+            calls,
+            arrival_ms,
+            record.text("tenant", ""),
+            bool(record.data.get("fresh", False)),
+        )
     except ConfigError as error:
         record.fail("calls", str(error))
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
 
 from autellix_sgl.errors import ConfigError
-from autellix_sgl.workloads.model import Interrupt, ProgramTrace, TracedCall
+from autellix_sgl.workloads.distributions import QuantileTable
+from autellix_sgl.workloads.model import TOOL, Interrupt, ProgramTrace, TracedCall
 
 
 def scaled(program: ProgramTrace, factor: float) -> ProgramTrace:
@@ -57,3 +59,16 @@ def _with_interrupt(call: TracedCall, factor: float) -> TracedCall:
     return replace(
         call, interrupt=Interrupt(call.interrupt.kind, call.interrupt.duration_ms * factor)
     )
+
+
+def with_tool_times(program: ProgramTrace, times_s: QuantileTable, rng: Random) -> ProgramTrace:
+    """Each tool takes a time drawn from *times_s*, in seconds; humans answer at once."""
+    return replace(
+        program, calls=tuple(_with_tool_time(call, times_s, rng) for call in program.calls)
+    )
+
+
+def _with_tool_time(call: TracedCall, times_s: QuantileTable, rng: Random) -> TracedCall:
+    if call.interrupt is None or call.interrupt.kind != TOOL:
+        return replace(call, interrupt=None)
+    return replace(call, interrupt=Interrupt(TOOL, times_s.sample(rng) * 1e3))

@@ -28,6 +28,14 @@ def test_systems_on_sglang_differ_in_their_policies_only() -> None:
     assert ours[-2:] == ["--program-policy", "atlas"]
 
 
+def test_systems_for_replicas_differ_in_placement_only() -> None:
+    """The same scheduler in each replica."""
+    flags = ("--dp-size", "2")
+    words = [command_of(f"dp-{method}", flags=flags) for method in ("round_robin", "program-radix")]
+    assert words[0][:-1] == words[1][:-1]
+    assert words[0][-4:] == ["--program-policy", "atlas", "--load-balance-method", "round_robin"]
+
+
 def test_server_flags_come_before_the_systems_own() -> None:
     words = command_of("autellix-plas", flags=("--program-policy", "fcfs", "--tp-size", "2"))
     assert words[-6:] == [

@@ -155,6 +155,7 @@ def test_a_program_of_the_same_level_waits_longer_for_a_place_but_not_for_ever()
     server.service.update(p=1e5, q=1e5)
     for _ in range(200):
         server.run("p", 600, ms=2)
+    server.admit(server.arrive("busy", 10))
     first = server.arrive("p", 600)
     server.admit(first)
     held = server.arrive("q", 600)

@@ -28,6 +28,24 @@ def test_unbound(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.sched_getaffinity(0) == before
 
 
+def test_ranks_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evenly and without overlap while there are enough; what the user says stays."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {7, 0, 1, 2, 3})
+    for ranks, shared in ((2, "0,1|2,3,7"), (5, "0|1|2|3|7"), (6, "0|0|1|2|3|7")):
+        monkeypatch.setattr(os, "environ", {})
+        threads.share(ranks)
+        assert os.environ[threads.BIND_VARIABLE] == shared
+    threads.share(3)
+    assert os.environ[threads.BIND_VARIABLE] == shared
+
+
+def test_one_rank_has_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is set, as SGLang has it."""
+    monkeypatch.setattr(os, "environ", {})
+    threads.share(1)
+    assert os.environ == {}
+
+
 def test_bound_rank() -> None:
     """A bound rank has its cores and as many threads, whatever the machine has."""
     core = min(os.sched_getaffinity(0))

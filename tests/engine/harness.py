@@ -79,17 +79,19 @@ def running_server(
     *,
     env: Mapping[str, str] | None = None,
     cost: Mapping[str, float] | None = UNIT_COST,
+    survives: bool = True,
 ) -> Iterator[Server]:
     """Start a server on a free port, wait until it answers, and stop it whatever happens.
 
-    On leaving, the server must still be alive: its scheduler dies on a failed check.
+    On leaving, the server must still be alive: its scheduler dies on a failed check. Unless the
+    tests are to kill it, which *survives* False says.
     """
     cost_flags = [] if cost is None else ["--program-cost-model", cost_file(folder, cost)]
     settings = {**SETTINGS, **(env or {})}
     with server_process(folder, [*cost_flags, *flags], env=settings) as running:
         server = Server(running.url, running.process, running.log)
         yield server
-        assert server.alive(), f"the server died:\n{server.tail()}"
+        assert server.alive() or not survives, f"the server died:\n{server.tail()}"
 
 
 def tiny_flags(model: Path, *, slots: int, tokens: int = 32768) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -52,13 +52,15 @@ async def call(
     return last, texts
 
 
-async def program(client: httpx.AsyncClient, url: str, number: int) -> list[Outcome]:
+async def program(
+    client: httpx.AsyncClient, url: str, number: int, lengths: Sequence[int]
+) -> list[Outcome]:
     """CALLS calls one after another; each prompt is the context so far and a few new tokens."""
     rng = random.Random(number)
     context = [rng.randrange(100, 40000) for _ in range(rng.randrange(20, 150))]
     outcomes = []
     for index in range(CALLS):
-        asked = rng.choice(LENGTHS)
+        asked = rng.choice(lengths)
         body = {
             "input_ids": context,
             "sampling_params": generation(asked),
@@ -89,7 +91,13 @@ async def aborting_client(url: str, number: int) -> None:
             await call(client, url, body)
 
 
-def storm(server: Server, *, aborting: int = 0) -> list[Outcome]:
+def storm(
+    server: Server,
+    *,
+    programs: int = PROGRAMS,
+    lengths: Sequence[int] = LENGTHS,
+    aborting: int = 0,
+) -> list[Outcome]:
     """Run all programs at once (and some clients that give up); outcomes by program and call."""
 
     async def run() -> Iterable[list[Outcome]]:
@@ -99,7 +107,7 @@ def storm(server: Server, *, aborting: int = 0) -> list[Outcome]:
                 asyncio.create_task(aborting_client(server.url, i)) for i in range(aborting)
             ]
             results = await asyncio.gather(
-                *(program(client, server.url, i) for i in range(PROGRAMS))
+                *(program(client, server.url, i, lengths) for i in range(programs))
             )
             await asyncio.gather(*quitters)
             return results

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -68,6 +68,10 @@ def drive(scheduler: CallScheduler, log: Log, events: list[tuple[str, int]]) -> 
         if event == "arrive":
             service = float(which)
             stamp = CallStamp(f"P{which}", f"t{number % 2}", service, service / 3, service)
+            if which % 3 == 0:
+                # An order so large that tickets are beyond what a float can tell apart.
+                legs = ((2, 1.5), (0, 0.5), (1, None))
+                stamp = replace(stamp, itinerary=legs, order=10**6 * number)
             scheduler.arrive(f"c{number}", stamp, 3 * which + number, which % 3)
         elif event == "admit" and offered:
             running.append(offered[which % len(offered)])
@@ -218,3 +222,15 @@ def test_a_line_that_is_no_event_is_named(tmp_path: Path) -> None:
     with pytest.raises(WorkloadError) as caught:
         replay_file(path)
     assert (caught.value.line, caught.value.field) == (2, "stamp")
+
+
+@pytest.mark.parametrize("legs", [[[3, None]], [[-1, 1.0]], [[0]], ["x"], [[0, "long"]], 5])
+def test_an_itinerary_that_is_none_is_refused_by_name(legs: object, tmp_path: Path) -> None:
+    scheduler, log = recorder()
+    scheduler.arrive("x", CallStamp("X"))
+    stamp = log[-1][1]["stamp"]
+    assert isinstance(stamp, dict)
+    stamp["itinerary"] = legs
+    with pytest.raises(WorkloadError) as caught:
+        replay_file(through_json(log, tmp_path / "t"))
+    assert caught.value.field == "stamp.itinerary"

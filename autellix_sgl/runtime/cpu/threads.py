@@ -14,6 +14,23 @@ import torch
 BIND_VARIABLE = "SGLANG_CPU_OMP_THREADS_BIND"
 
 
+def share(ranks: int) -> None:
+    """Give each of *ranks* processes started from here cores of its own, unless the user has.
+
+    Upstream refuses more ranks than there are NUMA nodes otherwise. With more ranks than cores,
+    some have one in common.
+    """
+    if ranks == 1 or BIND_VARIABLE in os.environ:
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    parts = [
+        cores[rank * len(cores) // ranks : (rank + 1) * len(cores) // ranks]
+        or [cores[rank % len(cores)]]
+        for rank in range(ranks)
+    ]
+    os.environ[BIND_VARIABLE] = "|".join(",".join(map(str, part)) for part in parts)
+
+
 def bind(rank: int) -> list[int] | None:
     """Move this process to *rank*'s cores, with a thread for each; its cores, or None if unbound.
 

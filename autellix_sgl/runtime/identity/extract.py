@@ -12,6 +12,7 @@ import msgspec
 from autellix_sgl.errors import InvalidProgram
 from autellix_sgl.runtime.identity.sources import (
     OWN,
+    SERVICE_FIELDS,
     SOURCES,
     USER_FIELDS,
     Field,
@@ -24,15 +25,20 @@ Values = dict[str, Any]
 STORE = "store"
 """Not of the table: whether a response of the Responses API may be continued."""
 
-_STRICT = frozenset(field.key for source in SOURCES if source.strict for field in source.fields())
+_STRICT = frozenset(
+    [field.key for source in SOURCES if source.strict for field in source.fields()]
+    + [field.key for field in SERVICE_FIELDS]
+)
 _FIELDS = {field.key: field for source in SOURCES for field in source.fields()}
-_FIELDS |= {field.key: field for field in USER_FIELDS}
+_FIELDS |= {field.key: field for field in (*USER_FIELDS, *SERVICE_FIELDS)}
 
 _HEADERS = {field.name.encode(): field for field in _FIELDS.values() if field.place is Place.HEADER}
 _BAGGAGE = {field.name: field for field in _FIELDS.values() if field.place is Place.BAGGAGE}
 _OWN_OBJECT = "program"
 _OWN_MEMBERS = tuple(
-    field.name.partition(".")[2] for field in OWN.fields() if field.place is Place.BODY
+    field.name.partition(".")[2]
+    for field in (*OWN.fields(), *SERVICE_FIELDS)
+    if field.place is Place.BODY
 )
 
 

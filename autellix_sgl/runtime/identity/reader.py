@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
+from autellix_sgl.core import Hints
 from autellix_sgl.errors import InvalidProgram
 from autellix_sgl.runtime.identity.extract import (
     Values,
@@ -17,13 +19,21 @@ from autellix_sgl.runtime.identity.extract import (
 from autellix_sgl.runtime.identity.sources import (
     OWN,
     PREVIOUS_RESPONSE,
+    SERVICE_FIELDS,
     SOURCES,
     USER_FIELDS,
     Field,
     Form,
     Source,
 )
-from autellix_sgl.runtime.identity.values import ANONYMOUS, Identity, check_flag, check_id
+from autellix_sgl.runtime.identity.values import (
+    ANONYMOUS,
+    Identity,
+    check_count,
+    check_flag,
+    check_id,
+    check_service,
+)
 
 NO_SOURCE = "none"
 """Counts the requests that named no program."""
@@ -32,6 +42,8 @@ _ROWS_OF: dict[str, list[int]] = {}
 for _row, _source in enumerate(SOURCES):
     for _field in _source.fields():
         _ROWS_OF.setdefault(_field.key, []).append(_row)
+
+Checked = TypeVar("Checked", str, int)
 
 ProgramOfResponse = Callable[[str, str], str | None]
 """A tenant and a response id -> the program whose call it was, if that is known."""
@@ -68,8 +80,9 @@ class IdentityReader:
         identity = self._first(values, tenant) if values else None
         self.recognised[NO_SOURCE if identity is None else str(identity.source)] += 1
         user = self._user(values) if values else None
-        if tenant or user:
-            return replace(identity or ANONYMOUS, tenant=tenant, user=user)
+        service_ms = service_of(values) if values else 0.0
+        if tenant or user or service_ms:
+            return replace(identity or ANONYMOUS, tenant=tenant, user=user, service_ms=service_ms)
         return identity or ANONYMOUS
 
     def _first(self, values: Values, tenant: str) -> Identity | None:
@@ -156,12 +169,24 @@ def identity_of_program(program: object) -> Identity:
     """The identity in a ``program`` object, as a body may have one; raises InvalidProgram."""
     values = values_of_program(program)
     named = strict_id(OWN, values)
-    return ANONYMOUS if named is None else strict_identity(OWN, named[1], values)
+    if named is None:
+        return ANONYMOUS
+    return replace(strict_identity(OWN, named[1], values), service_ms=service_of(values))
+
+
+def service_of(values: Values) -> float:
+    """What the program has had so far as the request knows, in ms; raises InvalidProgram."""
+    said = (
+        check_service(field.shown, values[field.key])
+        for field in SERVICE_FIELDS
+        if field.key in values
+    )
+    return max(said, default=0.0)
 
 
 def strict_id(source: Source, values: Values) -> tuple[Field, str] | None:
     """The id that a strict row names and where, None if it does not; raises InvalidProgram."""
-    named = _agreed(source.ids, values)
+    named = _agreed(source.ids, values, check_id)
     if named is None and source is OWN and any(field.key in values for field in OWN.fields()):
         raise InvalidProgram(OWN.ids[0].shown, "is required")
     return named
@@ -169,24 +194,36 @@ def strict_id(source: Source, values: Values) -> tuple[Field, str] | None:
 
 def strict_identity(source: Source, program: str, values: Values) -> Identity:
     """The identity in a strict row whose id is *program*; raises InvalidProgram."""
-    thread = _agreed(source.threads, values)
-    parent = _agreed(source.parents, values)
+    thread = _agreed(source.threads, values, check_id)
+    parent = _agreed(source.parents, values, check_id)
     return Identity(
         program,
         thread[1] if thread else "",
         end=_flag(source, values),
         parent=parent[1] if parent else None,
         source=source.name,
+        hints=_hints(source, values),
     )
 
 
-def _agreed(fields: Iterable[Field], values: Values) -> tuple[Field, str] | None:
+def _hints(source: Source, values: Values) -> Hints | None:
+    """What the row's client expects of the program; raises InvalidProgram."""
+    calls = _agreed(source.calls, values, check_count)
+    tokens = _agreed(source.tokens, values, check_count)
+    if calls is None and tokens is None:
+        return None
+    return Hints(calls[1] if calls else None, tokens[1] if tokens else None)
+
+
+def _agreed(
+    fields: Iterable[Field], values: Values, check: Callable[[str, object], Checked]
+) -> tuple[Field, Checked] | None:
     """The one value of *fields* and the first that has it; raises InvalidProgram."""
-    found: tuple[Field, str] | None = None
+    found: tuple[Field, Checked] | None = None
     for field in fields:
         if field.key not in values:
             continue
-        value = check_id(field.shown, values[field.key])
+        value = check(field.shown, values[field.key])
         if found is not None and value != found[1]:
             raise InvalidProgram(field.shown, f"disagrees with {found[0].shown}")
         found = found or (field, value)

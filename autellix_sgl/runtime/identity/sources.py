@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 MAX_ID_CHARACTERS = 256
+# The most calls or tokens that a client can expect of a program.
+MAX_EXPECTED = 10**9
 
 
 class Place(Enum):
@@ -72,7 +74,8 @@ class Source:
     ``name`` labels the row in metrics. ``strict``: the fields exist to name a program, so a value
     that cannot be used is the sender's mistake and refused (HTTP 400), and all strict ids of a
     request must agree. The fields of other rows have a life of their own: an unusable value is
-    ignored and counted.
+    ignored and counted. ``calls`` and ``tokens`` say how many the program will make and generate in
+    all, as far as its client knows; only a strict row has them.
     """
 
     name: str
@@ -80,12 +83,15 @@ class Source:
     threads: tuple[Field, ...] = ()
     parents: tuple[Field, ...] = ()
     ends: tuple[Field, ...] = ()
+    calls: tuple[Field, ...] = ()
+    tokens: tuple[Field, ...] = ()
     strict: bool = False
     sent_by: str
 
     def fields(self) -> Iterator[Field]:
         """All of the row's fields."""
         yield from (*self.ids, *self.threads, *self.parents, *self.ends)
+        yield from (*self.calls, *self.tokens)
 
 
 PREVIOUS_RESPONSE = body("previous_response_id", Form.RESPONSE)
@@ -96,6 +102,8 @@ OWN = Source(
     threads=(header("x-program-thread"), body("program.thread")),
     parents=(header("x-program-parent"), body("program.parent")),
     ends=(header("x-program-end"), body("program.end")),
+    calls=(header("x-program-expected-calls"), body("program.expected_calls")),
+    tokens=(header("x-program-expected-tokens"), body("program.expected_tokens")),
     strict=True,
     sent_by="clients that know this server, `autellix_sgl.program`",
 )
@@ -211,6 +219,15 @@ SOURCES: tuple[Source, ...] = (
 
 # Who the end user is: kept beside the program, never a program. A user has many runs at a time.
 USER_FIELDS = (body("safety_identifier"), body("user"))
+
+# What the program has had so far, as an earlier response told: for a server that has not seen it.
+# SGLang's gateway passes on of a request's headers only a few; those that begin with x-request-id-
+# are among them.
+SERVICE_FIELDS = (
+    header("x-program-service-ms"),
+    header("x-request-id-program-service-ms"),
+    body("program.service_ms"),
+)
 
 # Widely sent, and of one request each: taking one for a program would make every call a new one.
 NEVER_A_PROGRAM = ("traceparent", "x-client-request-id", "x-request-id")
