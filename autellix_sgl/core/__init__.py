@@ -11,7 +11,6 @@ on a clock, a hash seed or the order of a set.
 from autellix_sgl.core.cost import CostModel, StepWork
 from autellix_sgl.core.footprint import Footprint
 from autellix_sgl.core.forecast import Forecast, Hints
-from autellix_sgl.core.gaps import GapsByKind, ToolGaps
 from autellix_sgl.core.kinds import Kinds
 from autellix_sgl.core.levels import Levels
 from autellix_sgl.core.model import Call, CallStamp, CallStatistics
@@ -41,7 +40,6 @@ __all__ = [
     "CostModel",
     "Footprint",
     "Forecast",
-    "GapsByKind",
     "Hints",
     "Kinds",
     "Levels",
@@ -54,7 +52,6 @@ __all__ = [
     "Running",
     "StepWork",
     "TableStatistics",
-    "ToolGaps",
     "by_reason",
     "choose_victims",
     "policy_named",

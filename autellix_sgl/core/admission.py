@@ -137,7 +137,9 @@ class ProgramAdmission:
 
     def _chance(self, known: WorkingSet, now_ms: float) -> float:
         """That an idle program is back soon."""
-        return 0.0 if known.anonymous else self._returns.soon(now_ms - known.idle_since_ms)
+        return (
+            0.0 if known.anonymous else self._returns.soon(known.kind, now_ms - known.idle_since_ms)
+        )
 
     def _may_be_displaced(self, known: WorkingSet, better: Key) -> bool:
         key = self._best_key(known)

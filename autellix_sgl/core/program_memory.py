@@ -75,7 +75,7 @@ class ProgramMemory:
         program = call.stamp.program
         before = self.sets.get(program)
         if before is not None and before.idle:
-            self.returns.returned(now_ms - before.idle_since_ms)
+            self.returns.returned(call.stamp.kind, now_ms - before.idle_since_ms)
         self.sets.arrived(call, tokens, root, now_ms)
         self._calls.setdefault(program, {})[call.id] = call
         self.changed = True
@@ -100,7 +100,7 @@ class ProgramMemory:
         """The program is over, now or with its last call."""
         known = self.sets.ended(program)
         if known is not None:
-            self.returns.ended()
+            self.returns.ended(known.kind)
             self.changed = True
 
     def use_cost_model(self, model: CostModel) -> None:
@@ -150,7 +150,7 @@ class ProgramMemory:
         if keys:
             return (LIVE, -rank_of(min(keys)) * self._turn_ms)
         turn_ms = rank_of(known.behind) * self._turn_ms
-        return (LIVE, -(self.returns.until_ms(now_ms - used_ms) + turn_ms))
+        return (LIVE, -(self.returns.until_ms(known.kind, now_ms - used_ms) + turn_ms))
 
     def calls_of(self, program: str) -> Sequence[Call]:
         """The program's calls in the system, oldest first."""

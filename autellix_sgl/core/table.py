@@ -237,6 +237,7 @@ class ProcessTable:
             program_service_ms=program.total_service_ms,
             itinerary=itinerary,
             order=order,
+            kind=program.kind or "",
         )
 
     def complete(

@@ -42,10 +42,10 @@ class Thread:
 class WorkingSet:
     """One program's. ``calls``: the threads of its calls in the system; ``tokens``: of all threads.
 
-    ``behind`` is the place after all calls of the rank in which its last call ended. ``served_ms``
-    is the service of the calls that have left since program admission let it in. ``ended``: it goes
-    with its last call. ``anonymous``: the program of a request that named none; it will have no
-    other call.
+    ``kind`` is what its last call was stamped with. ``behind`` is the place after all calls of the
+    rank in which its last call ended. ``served_ms`` is the service of the calls that have left
+    since program admission let it in. ``ended``: it goes with its last call. ``anonymous``: the
+    program of a request that named none; it will have no other call.
     """
 
     program: str
@@ -55,6 +55,7 @@ class WorkingSet:
     tokens: int = 0
     idle_since_ms: float = 0.0
     ended: bool = False
+    kind: str = ""
     behind: Key = (0, -1)
     served_ms: float = 0.0
 
@@ -138,6 +139,7 @@ class WorkingSets:
         self._idle.pop(program, None)
         known.calls[call.id] = call.stamp.thread
         known.ended = False
+        known.kind = call.stamp.kind
         thread = known.threads.get(call.stamp.thread)
         if thread is None:
             thread = known.threads[call.stamp.thread] = Thread(root)

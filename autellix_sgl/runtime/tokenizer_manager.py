@@ -87,7 +87,7 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
             policy,
             lease_s=program_args.lease_s,
             max_programs=program_args.max_programs,
-            kinds=Kinds() if policy.learns else None,
+            kinds=Kinds() if policy.learns or program_args.watches_memory else None,
             forecast=Forecast(program_args.core_levels()) if policy.learns else None,
             dropped=self._tell_schedulers if program_args.watches_memory else None,
         )

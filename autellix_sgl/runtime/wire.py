@@ -38,6 +38,7 @@ class ProgramTag(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     order: int = 0
     tenant: str = ""
     weight: float = 1.0
+    kind: str = ""
 
     @classmethod
     def of(cls, stamp: CallStamp) -> ProgramTag:
@@ -51,6 +52,7 @@ class ProgramTag(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
             order=stamp.order,
             tenant=stamp.tenant,
             weight=stamp.weight,
+            kind=stamp.kind,
         )
 
     def stamp(self) -> CallStamp:
@@ -64,6 +66,7 @@ class ProgramTag(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
             order=self.order,
             tenant=self.tenant,
             weight=self.weight,
+            kind=self.kind,
         )
 
 

@@ -216,6 +216,7 @@ def _stamp(fields: Record, levels: int) -> CallStamp:
         order=fields.whole("order", default=0),
         tenant=fields.text("tenant", ""),
         weight=fields.number("weight", default=1.0),
+        kind=fields.text("kind", default=""),
     )
 
 

@@ -77,7 +77,7 @@ class Simulation:
             policy,
             lease_s=math.inf,
             max_programs=workload.num_calls + 1,
-            kinds=Kinds() if policy.learns else None,
+            kinds=Kinds() if policy.learns or tuning.watches_memory else None,
             forecast=Forecast(tuning.levels) if policy.learns else None,
         )
         self._prompts = Prompts()

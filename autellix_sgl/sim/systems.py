@@ -34,11 +34,16 @@ class Tuning:
     program_admission: str = OFF
     program_eviction: str = LRU
 
+    @property
+    def watches_memory(self) -> bool:
+        """Whether anything is decided by what a scheduler knows of its programs' KV."""
+        return self.program_admission != OFF or self.program_eviction != LRU
+
     def memory(self, server: ServerModel) -> ProgramMemory | None:
-        """What a scheduler knows of its programs' KV; None if nothing is decided by it."""
-        admits = self.program_admission == WORKING_SET
-        if not admits and self.program_eviction == LRU:
+        """That; None if nothing is."""
+        if not self.watches_memory:
             return None
+        admits = self.program_admission == WORKING_SET
         return ProgramMemory(server.kv_tokens, server.cost, admission=admits)
 
 
