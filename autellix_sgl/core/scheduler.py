@@ -12,23 +12,23 @@ requests. Its clock is the sum of modelled step times, so time passes only when 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from heapq import heapify, heappop, heappush
+from collections.abc import Iterable, Iterator, Sequence
 
 from autellix_sgl.core.cost import CostModel, StepWork
+from autellix_sgl.core.decision_log import DecisionLog, Recorder, remembering
 from autellix_sgl.core.levels import Levels
 from autellix_sgl.core.model import Call, CallStamp, CallStatistics
 from autellix_sgl.core.policies import Policy
 from autellix_sgl.core.preemption import Candidate, Running, choose_victims
 from autellix_sgl.core.queue import CallQueue, Key
 from autellix_sgl.core.shares import Account, SharedQueue
-from autellix_sgl.core.waits import Rank, Reason, WaitClock, add, by_reason, settled
+from autellix_sgl.core.starvation import Starvation
+from autellix_sgl.core.wait_reasons import WaitReasons
+from autellix_sgl.core.waits import Reason
 from autellix_sgl.errors import ConfigError, UnknownCall
 
 # Tickets within one order of stamps; more calls than any server sees.
 TICKETS_PER_ORDER = 2**40
-
-Recorder = Callable[[str, dict[str, object]], None]
 
 
 class CallScheduler:
@@ -59,23 +59,26 @@ class CallScheduler:
         self.policy = policy
         self.levels = levels if policy.uses_levels else Levels.single()
         self.cost_model = cost_model
-        self.starvation_ratio = starvation_ratio
         self.interval = interval
         self.clock_ms = 0.0
-        self._record = record
         self._calls: dict[str, Call] = {}
         self._shares = None if share_turn_ms is None else SharedQueue(share_turn_ms)
         self._queue = CallQueue() if self._shares is None else self._shares
         self._running: dict[str, Call] = {}
-        self._waits = WaitClock()
-        self._short_of = Reason.SLOTS
-        self._front: Rank | None = None
-        self._due: list[tuple[float, int, str]] = []
+        self._waits = WaitReasons(self._calls, self._queue, self._running)
+        self._starvation = Starvation(starvation_ratio, self.levels)
         self._next_ticket = 0
         self._steps_since_pass = 0
         self._urgent = False
-        if record is not None:
-            record("start", self._describe())
+        self._log = DecisionLog(record)
+        self._log.start(
+            policy=policy.name,
+            levels=self.levels,
+            cost_model=cost_model,
+            starvation_ratio=starvation_ratio,
+            interval=interval,
+            share_turn_ms=share_turn_ms,
+        )
 
     # -- events ---------------------------------------------------------------------------------
 
@@ -99,8 +102,7 @@ class CallScheduler:
             call.account = self._shares.open(call_id, stamp.tenant, stamp.weight)
         self._enqueue(call)
         self._urgent = self._urgent or self._beats_a_running_call(call.key)
-        if self._record is not None:
-            self._tell("arrive", call, stamp=stamp.record())
+        self._log.arrive(call, self.clock_ms)
         return call
 
     def admit(self, call_id: str) -> None:
@@ -108,8 +110,8 @@ class CallScheduler:
         call = self._expect(call_id, waiting=True)
         self._dequeue(call)
         self._running[call_id] = call
-        self._tell("admit", call)
-        self._tell_waits(call)
+        self._log.call("admit", call, self.clock_ms)
+        self._log.waits(call)
 
     def requeue(self, call_id: str) -> None:
         """A running call was put back (preempted, parked or retracted); it keeps its place."""
@@ -118,7 +120,7 @@ class CallScheduler:
         call.preemptions += 1
         call.queued_at_ms = self.clock_ms
         self._enqueue(call)
-        self._tell("requeue", call)
+        self._log.call("requeue", call, self.clock_ms)
 
     def step(self, work: StepWork, repeat: int = 1) -> None:
         """The executor was given one step of *work*: time passes, service and quanta are charged.
@@ -137,9 +139,7 @@ class CallScheduler:
         else:
             self._charge_decodes(work, repeat)
         self._steps_since_pass += repeat
-        if self._record is not None:
-            more = {} if repeat == 1 else {"repeat": repeat}
-            self._record("step", {"work": work, "clock_ms": self.clock_ms, **more})
+        self._log.step(work, repeat, self.clock_ms)
 
     def remove(self, call_id: str) -> CallStatistics:
         """A call left, finished or aborted, waiting or running; returns what it cost."""
@@ -150,43 +150,35 @@ class CallScheduler:
             self._dequeue(call)
         else:
             del self._running[call_id]
-            self._front = None
+            self._waits.ran()
         if self._shares is not None:
             self._shares.close(call_id)
-        self._tell("remove", call)
-        self._tell_waits(call)
-        return statistics_of(call)
+        self._log.call("remove", call, self.clock_ms)
+        self._log.waits(call)
+        return call.statistics()
 
     def promote_starving(self) -> list[str]:
         """Move every waiting call whose wait outweighs its service to the top level.
 
-        Algorithm 1's rule: (W + w) / (T + t) >= beta. While a call waits only w grows, so the
-        moment is known when the wait begins and only the calls that are due are looked at. Only the
-        call's own w and t are zeroed: the program's other threads are due by the same W and T.
+        Algorithm 1's rule: (W + w) / (T + t) >= beta. Only the call's own w and t are zeroed: the
+        program's other threads are due by the same W and T.
         """
         promoted: list[str] = []
-        while self._due and self._due[0][0] <= self.clock_ms:
-            due_ms, _, call_id = heappop(self._due)
-            call = self._calls.get(call_id)
-            if call is None or not call.waiting or call.due_ms != due_ms:
-                continue  # it ran, left or was promoted since this entry was made
-            self._promote(call)
+        while (call_id := self._starvation.next_due(self.clock_ms)) is not None:
+            self._promote(self._calls[call_id])
             promoted.append(call_id)
         return promoted
 
     def short_of(self, reason: Reason) -> None:
         """What the latest admission ran out of, memory or slots; it decides nothing."""
-        if reason is self._short_of:
-            return
-        self._short_of = reason
-        if self._record is not None:
-            self._record("short_of", {"reason": reason.value})
+        if reason is not self._waits.short_of:
+            self._waits.short_of = reason
+            self._log.short_of(reason)
 
     def use_cost_model(self, model: CostModel) -> None:
         """Charge by *model* from the next step on."""
         self.cost_model = model
-        if self._record is not None:
-            self._record("cost_model", dict(model.as_dict()))
+        self._log.cost_model(model)
 
     def choose_victims(
         self,
@@ -204,13 +196,15 @@ class CallScheduler:
             "free_tokens": free_tokens,
             "min_steps_left": min_steps_left,
         }
-        victims = choose_victims(_remembering(candidates, seen), running, **limits)
-        if self._record is not None:
-            fields = {"candidates": seen, "running": list(running), **limits, "victims": victims}
-            self._record("choose_victims", fields)
+        victims = choose_victims(remembering(candidates, seen), running, **limits)
+        self._log.victims(seen, running, limits, victims)
         return victims
 
     # -- questions ------------------------------------------------------------------------------
+
+    @property
+    def starvation_ratio(self) -> float:
+        return self._starvation.ratio
 
     @property
     def pass_due(self) -> bool:
@@ -228,7 +222,7 @@ class CallScheduler:
 
         Never too late; too early when the entry's wait is over, which promote_starving clears.
         """
-        return self._due[0][0] if self._due else math.inf
+        return self._starvation.next_due_ms
 
     def begin_pass(self) -> None:
         """The driver considers preemption now; the count to the next pass starts again."""
@@ -247,12 +241,7 @@ class CallScheduler:
 
     def waits_of(self, call_id: str) -> tuple[float, tuple[float, ...]]:
         """How long a call has waited until now, and that by reason; raises UnknownCall."""
-        call = self.call(call_id)
-        if call.queued_at_ms is None:
-            return call.wait_ms, settled(call.wait_ms, call.waits)
-        waited_ms = self.clock_ms - call.queued_at_ms
-        total_ms = call.wait_ms + waited_ms
-        return total_ms, settled(total_ms, self._waits_with(call, waited_ms))
+        return self._waits.until_now(self.call(call_id), self.clock_ms)
 
     def accounts(self) -> Iterable[Account]:
         """The tenants' standing here, where they have shares."""
@@ -300,19 +289,6 @@ class CallScheduler:
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _describe(self) -> dict[str, object]:
-        levels = self.levels
-        shares = {} if self._shares is None else {"share_turn_ms": self._shares.turn_ms}
-        return {
-            "policy": self.policy.name,
-            "boundaries_ms": list(levels.boundaries_ms),
-            "quanta_ms": [None if math.isinf(quantum) else quantum for quantum in levels.quanta_ms],
-            "cost_model": self.cost_model.as_dict(),
-            "starvation_ratio": self.starvation_ratio,
-            "interval": self.interval,
-            **shares,
-        }
-
     def _draw_ticket(self, stamp: CallStamp) -> int:
         ticket = self._next_ticket
         self._next_ticket += 1
@@ -328,65 +304,22 @@ class CallScheduler:
 
     def _enqueue(self, call: Call) -> None:
         self._queue.push(call.key, call.id)
-        call.mark = self._waits.begin(call.tenant, call.rank)
-        self._front = None
-        call.due_ms = None
-        # At the top there is nowhere to be promoted to.
-        if self.starvation_ratio > 0 and call.level > 0:
-            service_ms = call.stamp.program_service_ms
-            if call.stamp.itinerary:
-                # Attained service brings a call to its level by itself. A kind that is known to be
-                # long begins there, and would starve by the rule before it has waited at all.
-                service_ms = max(service_ms, self.levels.boundaries_ms[call.level - 1])
-            call.due_ms = (
-                self.clock_ms
-                + self.starvation_ratio * (service_ms + call.recent_service_ms)
-                - call.stamp.program_wait_ms
-                - call.recent_wait_ms
-            )
-            heappush(self._due, (call.due_ms, call.ticket, call.id))
-            self._forget_stale_dues()
+        self._waits.begin(call)
+        self._starvation.begin(call, self.clock_ms)
 
     def _dequeue(self, call: Call) -> None:
-        self._queue.remove(call.key)
-        self._stop_waiting(call)
-        if call.account is not None and call.account.first is None:
-            self._waits.forget(call.tenant)
-        self._front = None
-
-    def _forget_stale_dues(self) -> None:
-        """Rebuild the heap once most of its entries are of waits that are over (amortised O(1))."""
-        if len(self._due) > 64 + 2 * len(self._queue):
-            waiting = (self._calls[call_id] for call_id in self._queue)
-            self._due = [(c.due_ms, c.ticket, c.id) for c in waiting if c.due_ms is not None]
-            heapify(self._due)
-
-    def _stop_waiting(self, call: Call) -> None:
         assert call.queued_at_ms is not None
-        waited = self.clock_ms - call.queued_at_ms
-        call.wait_ms += waited
-        call.waits = self._waits_with(call, waited)
-        call.recent_wait_ms += waited
+        self._queue.remove(call.key)
+        waited_ms = self.clock_ms - call.queued_at_ms
+        self._waits.end(call, waited_ms)
+        self._starvation.end(call)
+        call.wait_ms += waited_ms
+        call.recent_wait_ms += waited_ms
         call.queued_at_ms = None
-        call.due_ms = None
-
-    def _waits_with(self, call: Call, waited_ms: float) -> tuple[float, ...]:
-        """The call's waits by reason, the one that goes on and has taken *waited_ms* included."""
-        more = self._waits.end(call.tenant, call.rank, call.mark, waited_ms)
-        return add(call.waits, more)
 
     def _pass_time(self, ms: float) -> None:
         self.clock_ms += ms
-        if len(self._queue):
-            if self._front is None:
-                self._front = self._find_front()
-            self._waits.advance(self._front, ms, self._short_of)
-
-    def _find_front(self) -> Rank:
-        """The better of the best waiting call's rank and the worst running one's."""
-        best = self._calls[self._queue.head(1)[0]].rank
-        self._waits.forget_turns_before(best[0])
-        return min(best, max((call.rank for call in self._running.values()), default=best))
+        self._waits.pass_time(ms)
 
     def _charge_share(self, call: Call, charge_ms: float) -> None:
         account = call.account
@@ -394,8 +327,7 @@ class CallScheduler:
             return
         before = account.turn
         if self._shares.charge(account, charge_ms):
-            self._waits.move(account.tenant, before, account.turn)
-            self._front = None
+            self._waits.turned(account, before)
 
     def _charge(self, call: Call, charge_ms: float) -> None:
         call.service_ms += charge_ms
@@ -413,7 +345,7 @@ class CallScheduler:
             call.quantum_left_ms += overrun_ms
             call.ticket = self._draw_ticket(call.stamp)
             call.demotions += call.level > before
-            self._front = None
+            self._waits.ran()
 
     def _begin_leg(self, call: Call, number: int) -> None:
         """The call goes where its itinerary has it next."""
@@ -459,48 +391,7 @@ class CallScheduler:
         call.promotions += 1
         self._enqueue(call)
         self._urgent = self._urgent or self._beats_a_running_call(call.key)
-        self._tell("promote", call)
+        self._log.call("promote", call, self.clock_ms)
 
     def _beats_a_running_call(self, key: Key) -> bool:
         return any(key < running.key for running in self._running.values())
-
-    def _tell(self, event: str, call: Call, **more: object) -> None:
-        if self._record is not None:
-            self._record(
-                event,
-                {
-                    "call": call.id,
-                    "level": call.level,
-                    "ticket": call.ticket,
-                    "clock_ms": self.clock_ms,
-                    **({} if call.account is None else {"turn": call.account.turn}),
-                    **more,
-                },
-            )
-
-    def _tell_waits(self, call: Call) -> None:
-        """How long the call has waited so far and why, the longest reason first."""
-        if self._record is not None and call.wait_ms > 0:
-            waits = settled(call.wait_ms, call.waits)
-            reasons = {reason.value: ms for reason, ms in by_reason(waits)}
-            self._record("waits", {"call": call.id, "wait_ms": call.wait_ms, "reasons": reasons})
-
-
-def _remembering(candidates: Iterable[Candidate], seen: list[Candidate]) -> Iterator[Candidate]:
-    """The candidates, kept in *seen* as far as they were looked at."""
-    for candidate in candidates:
-        seen.append(candidate)
-        yield candidate
-
-
-def statistics_of(call: Call) -> CallStatistics:
-    """The immutable summary of a call, live or gone."""
-    return CallStatistics(
-        level=call.level,
-        service_ms=call.service_ms,
-        wait_ms=call.wait_ms,
-        preemptions=call.preemptions,
-        demotions=call.demotions,
-        promotions=call.promotions,
-        waits=settled(call.wait_ms, call.waits),
-    )

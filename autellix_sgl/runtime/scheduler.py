@@ -49,7 +49,6 @@ from autellix_sgl.core import (
 )
 from autellix_sgl.core.cost import COEFFICIENTS
 from autellix_sgl.core.queue import Key
-from autellix_sgl.core.scheduler import statistics_of
 from autellix_sgl.decision_trace import TraceWriter
 from autellix_sgl.runtime.activation import ProcessReport
 from autellix_sgl.runtime.decision_digest import DecisionDigest
@@ -224,7 +223,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
     def _report_of(self, req: Req) -> CallReport | None:
         if req.rid not in self.calls:
             return None
-        statistics = statistics_of(self.calls.call(req.rid))
+        statistics = self.calls.call(req.rid).statistics()
         return CallReport(
             replica=self._replica,
             level=statistics.level,
