@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 from autellix_sgl.core.queue import Key
 from autellix_sgl.core.shares import Account
-from autellix_sgl.core.waits import NO_WAITS, START, Mark, Rank
+from autellix_sgl.core.waits import NO_WAITS, START, Mark, Rank, settled
 
 # What of a stamp is left out of a decision trace: features that are off must not change it.
 UNUSED = {"itinerary": (), "order": 0, "tenant": "", "weight": 1.0, "kind": ""}
@@ -79,7 +79,6 @@ class Call:
     wait_ms: float = 0.0
     recent_service_ms: float = 0.0
     recent_wait_ms: float = 0.0
-    due_ms: float | None = None
     held: bool = False
     preemptions: int = 0
     demotions: int = 0
@@ -104,6 +103,11 @@ class Call:
         return (self.account.turn, self.level, self.ticket)
 
     @property
+    def place(self) -> Key:
+        """Level and ticket, without the turn of its tenant, which others' calls can move."""
+        return (self.level, self.ticket)
+
+    @property
     def tenant(self) -> str:
         """Whose share it is charged to, empty without shares."""
         return "" if self.account is None else self.account.tenant
@@ -112,6 +116,18 @@ class Call:
     def rank(self) -> Rank:
         """The turn of its tenant, 0 without shares, and its level."""
         return (0 if self.account is None else self.account.turn, self.level)
+
+    def statistics(self) -> CallStatistics:
+        """What it has cost and how it has fared until now, but for the wait that goes on."""
+        return CallStatistics(
+            level=self.level,
+            service_ms=self.service_ms,
+            wait_ms=self.wait_ms,
+            preemptions=self.preemptions,
+            demotions=self.demotions,
+            promotions=self.promotions,
+            waits=settled(self.wait_ms, self.waits),
+        )
 
 
 @dataclass(frozen=True, slots=True)

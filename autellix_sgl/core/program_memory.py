@@ -64,10 +64,6 @@ class ProgramMemory:
         """Whether programs have to be let in."""
         return self.admission is not None
 
-    def describe(self) -> dict[str, object]:
-        """What a replay has to know; nothing, if calls run as they would without this."""
-        return {"pool_tokens": self.pool_tokens} if self.admits else {}
-
     # -- events ---------------------------------------------------------------------------------
 
     def arrived(self, call: Call, tokens: int, root: int, now_ms: float) -> None:

@@ -12,11 +12,11 @@ requests. Its clock is the sum of modelled step times, so time passes only when 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from heapq import heapify, heappop, heappush
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
 from autellix_sgl.core.cost import CostModel, StepWork
+from autellix_sgl.core.decision_log import DecisionLog, Recorder, remembering
 from autellix_sgl.core.levels import Levels
 from autellix_sgl.core.model import Call, CallStamp, CallStatistics
 from autellix_sgl.core.policies import Policy
@@ -24,13 +24,13 @@ from autellix_sgl.core.preemption import Candidate, Running, choose_victims
 from autellix_sgl.core.program_memory import ProgramMemory, Worth
 from autellix_sgl.core.queue import CallQueue, Key
 from autellix_sgl.core.shares import Account, SharedQueue
-from autellix_sgl.core.waits import NO_WAITS, Rank, Reason, WaitClock, add, by_reason, settled
+from autellix_sgl.core.starvation import Starvation
+from autellix_sgl.core.wait_reasons import WaitReasons
+from autellix_sgl.core.waits import Reason
 from autellix_sgl.errors import ConfigError, UnknownCall
 
 # Tickets within one order of stamps; more calls than any server sees.
 TICKETS_PER_ORDER = 2**40
-
-Recorder = Callable[[str, dict[str, object]], None]
 
 
 class CallScheduler:
@@ -40,7 +40,7 @@ class CallScheduler:
     pass is due after N steps, or at once when a call arrives that beats a running one.
     ``share_turn_ms``: tenants have shares, in turns of so much service (see ``shares``).
     With ``memory`` the KV of programs between their calls is watched, and calls may be held until
-    their program is let in (:mod:`autellix_sgl.core.program_memory`).
+    their program is let in (see ``program_memory``).
     ``record`` is told what the scheduler is made of, then every event and what was decided, enough
     to decide the run again (:mod:`autellix_sgl.sim.replay`).
     """
@@ -64,26 +64,30 @@ class CallScheduler:
         self.policy = policy
         self.levels = levels if policy.uses_levels else Levels.single()
         self.cost_model = cost_model
-        self.starvation_ratio = starvation_ratio
         self.interval = interval
         self.clock_ms = 0.0
         self.memory = memory
-        self._record = record
         self._calls: dict[str, Call] = {}
         self._shares = None if share_turn_ms is None else SharedQueue(share_turn_ms)
         self._queue = CallQueue() if self._shares is None else self._shares
         # By level and ticket, whatever turn their tenants are in.
         self._held = CallQueue()
         self._running: dict[str, Call] = {}
-        self._waits = WaitClock()
-        self._short_of = Reason.SLOTS
-        self._front: Rank | None = None
-        self._due: list[tuple[float, int, str]] = []
+        self._waits = WaitReasons(self._calls, self._queue, self._running)
+        self._starvation = Starvation(starvation_ratio, self.levels)
         self._next_ticket = 0
         self._steps_since_pass = 0
         self._urgent = False
-        if record is not None:
-            record("start", self._describe())
+        self._log = DecisionLog(record)
+        self._log.start(
+            policy=policy.name,
+            levels=self.levels,
+            cost_model=cost_model,
+            starvation_ratio=starvation_ratio,
+            interval=interval,
+            share_turn_ms=share_turn_ms,
+            pool_tokens=memory.pool_tokens if memory is not None and memory.admits else None,
+        )
 
     # -- events ---------------------------------------------------------------------------------
 
@@ -114,9 +118,7 @@ class CallScheduler:
             self.memory.arrived(call, tokens, root, self.clock_ms)
         self._enqueue(call)
         self._note_urgency(call)
-        if self._record is not None:
-            sizes = self._sizes(tokens=tokens, root=root)
-            self._tell("arrive", call, stamp=stamp.record(), **sizes)
+        self._log.arrive(call, self.clock_ms, **self._sizes(tokens=tokens, root=root))
         return call
 
     def admit(self, call_id: str, tokens: int = 0, cached_tokens: int = 0) -> None:
@@ -126,8 +128,9 @@ class CallScheduler:
         self._running[call_id] = call
         if self.memory is not None:
             self.memory.admitted(call, tokens, cached_tokens, self.clock_ms)
-        self._tell("admit", call, **self._sizes(tokens=tokens, cached_tokens=cached_tokens))
-        self._tell_waits(call)
+        sizes = self._sizes(tokens=tokens, cached_tokens=cached_tokens)
+        self._log.call("admit", call, self.clock_ms, **sizes)
+        self._log.waits(call)
 
     def requeue(self, call_id: str) -> None:
         """A running call was put back (preempted, parked or retracted); it keeps its place."""
@@ -136,7 +139,7 @@ class CallScheduler:
         call.preemptions += 1
         call.queued_at_ms = self.clock_ms
         self._enqueue(call)
-        self._tell("requeue", call)
+        self._log.call("requeue", call, self.clock_ms)
 
     def step(self, work: StepWork, repeat: int = 1) -> None:
         """The executor was given one step of *work*: time passes, service and quanta are charged.
@@ -155,9 +158,7 @@ class CallScheduler:
         else:
             self._charge_decodes(work, repeat)
         self._steps_since_pass += repeat
-        if self._record is not None:
-            more = {} if repeat == 1 else {"repeat": repeat}
-            self._record("step", {"work": work, "clock_ms": self.clock_ms, **more})
+        self._log.step(work, repeat, self.clock_ms)
 
     def remove(self, call_id: str, tokens: int = 0) -> CallStatistics:
         """A call left, finished or aborted, waiting or running; returns what it cost."""
@@ -168,22 +169,21 @@ class CallScheduler:
             self._dequeue(call)
         else:
             del self._running[call_id]
-            self._front = None
+            self._waits.ran()
         if self._shares is not None:
             self._shares.close(call_id)
         if self.memory is not None:
             self.memory.left(call, tokens, self.clock_ms)
-        self._tell("remove", call, **self._sizes(tokens=tokens))
-        self._tell_waits(call)
-        return statistics_of(call)
+        self._log.call("remove", call, self.clock_ms, **self._sizes(tokens=tokens))
+        self._log.waits(call)
+        return call.statistics()
 
     def end_program(self, program: str) -> None:
         """No further call of the program will come: its KV is of use to nobody."""
-        if self.memory is None:
-            return
-        self.memory.ended(program)
-        if self._record is not None and self.memory.admits:
-            self._record("end_program", {"program": program, "clock_ms": self.clock_ms})
+        if self.memory is not None:
+            self.memory.ended(program)
+            if self.memory.admits:
+                self._log.end_program(program, self.clock_ms)
 
     def admit_programs(self) -> None:
         """Let programs in and put others out, if something has changed or a pass is due."""
@@ -202,48 +202,32 @@ class CallScheduler:
                     call.queued_at_ms = self.clock_ms
                     self._enqueue(call)
                     self._note_urgency(call)
-        if self._record is not None and (review.let_in or review.put_out):
-            self._record(
-                "programs",
-                {
-                    "let_in": list(review.let_in),
-                    "put_out": list(review.put_out),
-                    "clock_ms": self.clock_ms,
-                },
-            )
+        self._log.programs(review.let_in, review.put_out, self.clock_ms)
 
     def promote_starving(self) -> list[str]:
         """Move every waiting call whose wait outweighs its service to the top level.
 
-        Algorithm 1's rule: (W + w) / (T + t) >= beta. While a call waits only w grows, so the
-        moment is known when the wait begins and only the calls that are due are looked at. Only the
-        call's own w and t are zeroed: the program's other threads are due by the same W and T.
+        Algorithm 1's rule: (W + w) / (T + t) >= beta. Only the call's own w and t are zeroed: the
+        program's other threads are due by the same W and T.
         """
         promoted: list[str] = []
-        while self._due and self._due[0][0] <= self.clock_ms:
-            due_ms, _, call_id = heappop(self._due)
-            call = self._calls.get(call_id)
-            if call is None or not call.waiting or call.due_ms != due_ms:
-                continue  # it ran, left or was promoted since this entry was made
-            self._promote(call)
+        while (call_id := self._starvation.next_due(self.clock_ms)) is not None:
+            self._promote(self._calls[call_id])
             promoted.append(call_id)
         return promoted
 
     def short_of(self, reason: Reason) -> None:
         """What the latest admission ran out of, memory or slots; it decides nothing."""
-        if reason is self._short_of:
-            return
-        self._short_of = reason
-        if self._record is not None:
-            self._record("short_of", {"reason": reason.value})
+        if reason is not self._waits.short_of:
+            self._waits.short_of = reason
+            self._log.short_of(reason)
 
     def use_cost_model(self, model: CostModel) -> None:
         """Charge by *model* from the next step on."""
         self.cost_model = model
         if self.memory is not None:
             self.memory.use_cost_model(model)
-        if self._record is not None:
-            self._record("cost_model", dict(model.as_dict()))
+        self._log.cost_model(model)
 
     def choose_victims(
         self,
@@ -261,13 +245,15 @@ class CallScheduler:
             "free_tokens": free_tokens,
             "min_steps_left": min_steps_left,
         }
-        victims = choose_victims(_remembering(candidates, seen), running, **limits)
-        if self._record is not None:
-            fields = {"candidates": seen, "running": list(running), **limits, "victims": victims}
-            self._record("choose_victims", fields)
+        victims = choose_victims(remembering(candidates, seen), running, **limits)
+        self._log.victims(seen, running, limits, victims)
         return victims
 
     # -- questions ------------------------------------------------------------------------------
+
+    @property
+    def starvation_ratio(self) -> float:
+        return self._starvation.ratio
 
     @property
     def pass_due(self) -> bool:
@@ -285,7 +271,7 @@ class CallScheduler:
 
         Never too late; too early when the entry's wait is over, which promote_starving clears.
         """
-        return self._due[0][0] if self._due else math.inf
+        return self._starvation.next_due_ms
 
     def begin_pass(self) -> None:
         """The driver considers preemption now; the count to the next pass starts again."""
@@ -304,19 +290,14 @@ class CallScheduler:
 
     def waits_of(self, call_id: str) -> tuple[float, tuple[float, ...]]:
         """How long a call has waited until now, and that by reason; raises UnknownCall."""
-        call = self.call(call_id)
-        if call.queued_at_ms is None:
-            return call.wait_ms, settled(call.wait_ms, call.waits)
-        waited_ms = self.clock_ms - call.queued_at_ms
-        total_ms = call.wait_ms + waited_ms
-        return total_ms, settled(total_ms, self._waits_with(call, waited_ms))
+        return self._waits.until_now(self.call(call_id), self.clock_ms)
 
     def accounts(self) -> Iterable[Account]:
         """The tenants' standing here, where they have shares."""
         return () if self._shares is None else self._shares.accounts()
 
     def head(self, limit: int) -> list[str]:
-        """At most *limit* calls ids that wait and are not held, best first."""
+        """At most *limit* ids of calls that wait and are not held, best first."""
         return self._queue.head(limit)
 
     def offered(self) -> Iterator[str]:
@@ -374,20 +355,6 @@ class CallScheduler:
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _describe(self) -> dict[str, object]:
-        levels = self.levels
-        shares = {} if self._shares is None else {"share_turn_ms": self._shares.turn_ms}
-        return {
-            "policy": self.policy.name,
-            "boundaries_ms": list(levels.boundaries_ms),
-            "quanta_ms": [None if math.isinf(quantum) else quantum for quantum in levels.quanta_ms],
-            "cost_model": self.cost_model.as_dict(),
-            "starvation_ratio": self.starvation_ratio,
-            "interval": self.interval,
-            **shares,
-            **(self.memory.describe() if self.memory is not None else {}),
-        }
-
     def _draw_ticket(self, stamp: CallStamp) -> int:
         ticket = self._next_ticket
         self._next_ticket += 1
@@ -404,94 +371,28 @@ class CallScheduler:
     def _enqueue(self, call: Call) -> None:
         call.held = self._is_held(call)
         if call.held:
-            self._held.push(_place(call), call.id)
+            self._held.push(call.place, call.id)
         else:
             self._queue.push(call.key, call.id)
-            call.mark = self._waits.begin(call.tenant, call.rank)
-            self._front = None
-        call.due_ms = None
-        # At the top there is nowhere to be promoted to.
-        if self.starvation_ratio > 0 and call.level > 0:
-            service_ms = call.stamp.program_service_ms
-            if call.stamp.itinerary:
-                # Attained service brings a call to its level by itself. A kind that is known to be
-                # long begins there, and would starve by the rule before it has waited at all.
-                service_ms = max(service_ms, self.levels.boundaries_ms[call.level - 1])
-            call.due_ms = (
-                self.clock_ms
-                + self.starvation_ratio * (service_ms + call.recent_service_ms)
-                - call.stamp.program_wait_ms
-                - call.recent_wait_ms
-            )
-            heappush(self._due, (call.due_ms, call.ticket, call.id))
-            self._forget_stale_dues()
-
-    def _is_held(self, call: Call) -> bool:
-        return self.memory is not None and self.memory.holds(call.stamp.program)
+        self._waits.begin(call)
+        self._starvation.begin(call, self.clock_ms)
 
     def _dequeue(self, call: Call) -> None:
+        assert call.queued_at_ms is not None
         if call.held:
-            self._held.remove(_place(call))
+            self._held.remove(call.place)
         else:
             self._queue.remove(call.key)
-            self._front = None
-        self._stop_waiting(call)
-        if call.account is not None and call.account.first is None:
-            self._waits.forget(call.tenant)
-
-    def _note_urgency(self, call: Call) -> None:
-        """A call has begun to wait in a better place than before: is a pass due because of it?"""
-        if call.held and self.memory is not None:
-            self.memory.changed = True
-        elif not self._urgent:
-            self._urgent = any(call.key < running.key for running in self._running.values())
-
-    def _held_programs(self) -> Iterator[str]:
-        """The programs of the held calls, the best call first, some more than once."""
-        calls: Iterable[Call] = (self._calls[call_id] for call_id in self._held)
-        if self._shares is not None:
-            calls = sorted(calls, key=lambda call: call.key)
-        return (call.stamp.program for call in calls)
-
-    def _sizes(self, **tokens: int) -> dict[str, int]:
-        """What a trace says of contexts: only what was decided by them."""
-        return tokens if self.memory is not None and self.memory.admits else {}
-
-    def _forget_stale_dues(self) -> None:
-        """Rebuild the heap once most of its entries are of waits that are over (amortised O(1))."""
-        if len(self._due) > 64 + 2 * self.num_waiting:
-            waiting = (self._calls[call_id] for call_id in self.waiting())
-            self._due = [(c.due_ms, c.ticket, c.id) for c in waiting if c.due_ms is not None]
-            heapify(self._due)
-
-    def _stop_waiting(self, call: Call) -> None:
-        assert call.queued_at_ms is not None
-        waited = self.clock_ms - call.queued_at_ms
-        call.wait_ms += waited
-        call.waits = self._waits_with(call, waited)
-        call.recent_wait_ms += waited
+        waited_ms = self.clock_ms - call.queued_at_ms
+        self._waits.end(call, waited_ms)
+        self._starvation.end(call)
+        call.wait_ms += waited_ms
+        call.recent_wait_ms += waited_ms
         call.queued_at_ms = None
-        call.due_ms = None
-
-    def _waits_with(self, call: Call, waited_ms: float) -> tuple[float, ...]:
-        """The call's waits by reason, the one that goes on and has taken *waited_ms* included."""
-        if call.held:
-            return add(call.waits, (waited_ms, *NO_WAITS[1:]))
-        more = self._waits.end(call.tenant, call.rank, call.mark, waited_ms)
-        return add(call.waits, more)
 
     def _pass_time(self, ms: float) -> None:
         self.clock_ms += ms
-        if len(self._queue):
-            if self._front is None:
-                self._front = self._find_front()
-            self._waits.advance(self._front, ms, self._short_of)
-
-    def _find_front(self) -> Rank:
-        """The better of the best waiting call's rank and the worst running one's."""
-        best = self._calls[self._queue.head(1)[0]].rank
-        self._waits.forget_turns_before(best[0])
-        return min(best, max((call.rank for call in self._running.values()), default=best))
+        self._waits.pass_time(ms)
 
     def _charge_share(self, call: Call, charge_ms: float) -> None:
         account = call.account
@@ -499,8 +400,7 @@ class CallScheduler:
             return
         before = account.turn
         if self._shares.charge(account, charge_ms):
-            self._waits.move(account.tenant, before, account.turn)
-            self._front = None
+            self._waits.turned(account, before)
 
     def _charge(self, call: Call, charge_ms: float) -> None:
         call.service_ms += charge_ms
@@ -518,7 +418,7 @@ class CallScheduler:
             call.quantum_left_ms += overrun_ms
             call.ticket = self._draw_ticket(call.stamp)
             call.demotions += call.level > before
-            self._front = None
+            self._waits.ran()
 
     def _begin_leg(self, call: Call, number: int) -> None:
         """The call goes where its itinerary has it next."""
@@ -564,50 +464,27 @@ class CallScheduler:
         call.promotions += 1
         self._enqueue(call)
         self._note_urgency(call)
-        self._tell("promote", call)
+        self._log.call("promote", call, self.clock_ms)
 
-    def _tell(self, event: str, call: Call, **more: object) -> None:
-        if self._record is not None:
-            self._record(
-                event,
-                {
-                    "call": call.id,
-                    "level": call.level,
-                    "ticket": call.ticket,
-                    "clock_ms": self.clock_ms,
-                    **({} if call.account is None else {"turn": call.account.turn}),
-                    **more,
-                },
-            )
+    def _note_urgency(self, call: Call) -> None:
+        """A call has begun to wait in a better place than before: is a pass due because of it?"""
+        if call.held and self.memory is not None:
+            self.memory.changed = True
+        elif not self._urgent:
+            self._urgent = any(call.key < running.key for running in self._running.values())
 
-    def _tell_waits(self, call: Call) -> None:
-        """How long the call has waited so far and why, the longest reason first."""
-        if self._record is not None and call.wait_ms > 0:
-            waits = settled(call.wait_ms, call.waits)
-            reasons = {reason.value: ms for reason, ms in by_reason(waits)}
-            self._record("waits", {"call": call.id, "wait_ms": call.wait_ms, "reasons": reasons})
+    # -- programs that are not let in -----------------------------------------------------------
 
+    def _is_held(self, call: Call) -> bool:
+        return self.memory is not None and self.memory.holds(call.stamp.program)
 
-def _place(call: Call) -> Key:
-    """Level and ticket, without the turn of its tenant, which can change while it is held."""
-    return call.key[-2:]
+    def _held_programs(self) -> Iterator[str]:
+        """The programs of the held calls, the best call first, some more than once."""
+        calls: Iterable[Call] = (self._calls[call_id] for call_id in self._held)
+        if self._shares is not None:
+            calls = sorted(calls, key=lambda call: call.key)
+        return (call.stamp.program for call in calls)
 
-
-def _remembering(candidates: Iterable[Candidate], seen: list[Candidate]) -> Iterator[Candidate]:
-    """The candidates, kept in *seen* as far as they were looked at."""
-    for candidate in candidates:
-        seen.append(candidate)
-        yield candidate
-
-
-def statistics_of(call: Call) -> CallStatistics:
-    """The immutable summary of a call, live or gone."""
-    return CallStatistics(
-        level=call.level,
-        service_ms=call.service_ms,
-        wait_ms=call.wait_ms,
-        preemptions=call.preemptions,
-        demotions=call.demotions,
-        promotions=call.promotions,
-        waits=settled(call.wait_ms, call.waits),
-    )
+    def _sizes(self, **tokens: int) -> dict[str, int]:
+        """What a trace says of contexts: only what was decided by them."""
+        return tokens if self.memory is not None and self.memory.admits else {}

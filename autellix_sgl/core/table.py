@@ -13,114 +13,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from autellix_sgl.core.footprint import Footprint
-from autellix_sgl.core.forecast import Forecast, Hints, ServiceHistory
-from autellix_sgl.core.kinds import Heads, Kinds, heads_of
+from autellix_sgl.core.forecast import Forecast, Hints
+from autellix_sgl.core.kinds import Kinds
+from autellix_sgl.core.learning import Learning
 from autellix_sgl.core.lineage import Key, Lineage
-from autellix_sgl.core.model import CallStamp, CallStatistics, Itinerary
+from autellix_sgl.core.model import CallStamp, CallStatistics
 from autellix_sgl.core.policies import Policy
-from autellix_sgl.core.waits import NO_WAITS, add, settled
+from autellix_sgl.core.program import ActiveCall, LeftCall, Program
+from autellix_sgl.core.waits import add
 from autellix_sgl.errors import ConfigError, UnknownCall, UnknownProgram
-
-# A program may name any number of threads; what is kept of them is bounded.
-MAX_THREADS_KEPT = 256
-
-# How its last calls fared is kept of a program, of so many of them.
-LAST_CALLS_KEPT = 4
-
-
-@dataclass(slots=True)
-class ActiveCall:
-    """A call in the system. ``arrived_at`` is wall clock, ``priority_ms`` the p(c) it was given."""
-
-    id: str
-    tenant: str
-    program: str
-    thread: str
-    arrived_at: float
-    priority_ms: float
-    ends_program: bool
-
-
-@dataclass(frozen=True, slots=True)
-class LeftCall:
-    """A call that has left. ``left_at`` is wall clock."""
-
-    id: str
-    thread: str
-    left_at: float
-    aborted: bool
-    statistics: CallStatistics
-
-
-@dataclass(slots=True)
-class Program:
-    """One agent run.
-
-    ``service_ms`` orders its next call (sum of calls or longest chain, by the policy);
-    ``total_service_ms`` and ``total_wait_ms`` are T and W of Algorithm 1; of T it had
-    ``elsewhere_ms`` at other servers. ``threads`` counts the completed calls of each thread (the
-    latest MAX_THREADS_KEPT). ``transient`` marks the own program of a request that named none; it
-    goes with its last call. ``engines`` counts its calls by the replica that ran them;
-    ``footprint`` is for placing its next one. ``user`` is the end user that its latest call named,
-    ``source`` how its first call named the program; both are kept for showing only, as are
-    ``waits``, W by reason, and the ``last_calls``, oldest first. ``number`` counts programs as they
-    open. ``kind`` follows from ``heads``, its first prompt's, which are kept until it is known;
-    ``hints`` is what its client expects. ``history`` is its kind's, which counts it at
-    ``history_bin`` while it has calls in the system.
-    """
-
-    id: str
-    created_at: float
-    tenant: str = ""
-    user: str | None = None
-    source: str | None = None
-    transient: bool = False
-    number: int = 0
-    kind: str | None = None
-    heads: Heads = ()
-    hints: Hints | None = None
-    history: ServiceHistory | None = None
-    history_bin: int | None = None
-    service_ms: float = 0.0
-    total_service_ms: float = 0.0
-    elsewhere_ms: float = 0.0
-    total_wait_ms: float = 0.0
-    calls_completed: int = 0
-    calls_aborted: int = 0
-    output_tokens: int = 0
-    preemptions: int = 0
-    promotions: int = 0
-    ended: bool = False
-    last_arrival_at: float | None = None
-    last_completion_at: float | None = None
-    engines: dict[int, int] = field(default_factory=dict)
-    threads: dict[str, int] = field(default_factory=dict)
-    footprint: Footprint = field(default_factory=Footprint)
-    active: dict[str, ActiveCall] = field(default_factory=dict)
-    waits: tuple[float, ...] = NO_WAITS
-    last_calls: tuple[LeftCall, ...] = ()
-
-    @property
-    def settled_waits(self) -> tuple[float, ...]:
-        """``waits``, adding up to ``total_wait_ms`` exactly."""
-        return settled(self.total_wait_ms, self.waits)
-
-    @property
-    def key(self) -> Key:
-        return (self.tenant, self.id)
-
-    @property
-    def label(self) -> str:
-        """The id as the schedulers' logs have it: unique over all tenants."""
-        return f"{self.tenant}/{self.id}" if self.tenant else self.id
-
-    @property
-    def last_seen_at(self) -> float:
-        """When a call of it last arrived or completed, wall clock."""
-        return max(self.created_at, self.last_arrival_at or 0.0, self.last_completion_at or 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +71,7 @@ class ProcessTable:
         self.max_programs = max_programs
         self._dropped = dropped
         self.kinds = kinds
-        self.forecast = forecast
+        self._learning = Learning(kinds, forecast)
         # By tenant, then by id: what one tenant lists must not cost what the others have.
         self._tenants: dict[str, dict[str, Program]] = {}
         self._size = 0
@@ -219,7 +122,7 @@ class ProcessTable:
                 id=root, created_at=now, tenant=tenant, source=source, transient=transient
             )
             self._open(program, prompt)
-        _raise_service(program, attained_ms)
+        program.had_elsewhere(attained_ms)
         call = ActiveCall(call_id, tenant, root, thread, now, program.service_ms, ends_program)
         self._calls[call_id] = call
         program.active[call_id] = call
@@ -228,7 +131,7 @@ class ProcessTable:
         program.user = user or program.user
         program.hints = hints or program.hints
         self._idle.pop(program.key, None)
-        itinerary, order = self._foresee(program)
+        itinerary, order = self._learning.foresee(program, opened=self._opened)
         return CallStamp(
             program=program.label,
             thread=thread,
@@ -253,11 +156,8 @@ class ProcessTable:
         call, program = self._leave(call_id)
         program.output_tokens += output_tokens
         self._account(program, call, statistics, engine)
-        _remember(program, LeftCall(call.id, call.thread, now, False, statistics))
-        program.calls_completed += 1
-        program.threads[call.thread] = program.threads.pop(call.thread, 0) + 1
-        if len(program.threads) > MAX_THREADS_KEPT:
-            del program.threads[next(iter(program.threads))]
+        program.completed(call.thread)
+        program.remember(LeftCall(call.id, call.thread, now, False, statistics))
         self._completed += 1
         self._settle(program, now=now, ends=call.ends_program)
         return program
@@ -274,7 +174,7 @@ class ProcessTable:
         call, program = self._leave(call_id)
         if statistics is not None:
             self._account(program, call, statistics, engine)
-            _remember(program, LeftCall(call.id, call.thread, now, True, statistics))
+            program.remember(LeftCall(call.id, call.thread, now, True, statistics))
         program.calls_aborted += 1
         self._aborted += 1
         self._settle(program, now=now, ends=False)
@@ -381,40 +281,8 @@ class ProcessTable:
         self._size += 1
         self._opened += 1
         program.number = self._opened
-        if self.kinds is not None:
-            program.heads = heads_of(prompt)
-            self.kinds.opened(program.tenant, program.heads)
+        self._learning.opened(program, prompt)
         self._make_room()
-
-    def _recognise(self, program: Program) -> None:
-        """Give the program its kind, once there is one; it keeps it."""
-        if self.kinds is not None and program.kind is None:
-            program.kind = self.kinds.find(program.tenant, program.heads)
-            if program.kind is not None:
-                program.heads = ()
-        if self.forecast is not None and (program.history is None or not program.history.known):
-            self._count(program, alive=False)
-            program.history = self.forecast.history(program.tenant, program.kind)
-
-    def _count(self, program: Program, *, alive: bool) -> None:
-        """Tell its kind's history how far the program has come; or that it makes no call now."""
-        if program.history is not None:
-            service_ms = program.total_service_ms if alive else None
-            program.history_bin = program.history.moved(program.history_bin, service_ms)
-
-    def _foresee(self, program: Program) -> tuple[Itinerary, int]:
-        """Where a call of *program* goes, and before whom within a level.
-
-        Programs with an itinerary go in the order they opened, each call of one before those of the
-        next: a level is wide, and taking turns within it would finish all of them late. The others
-        take turns, behind the programs that have opened by now.
-        """
-        self._recognise(program)
-        if self.forecast is None or program.history is None:
-            return (), 0
-        self._count(program, alive=True)
-        itinerary = self.forecast.itinerary(program.history, program.service_ms, program.hints)
-        return itinerary, program.number if itinerary else self._opened
 
     def _leave(self, call_id: str) -> tuple[ActiveCall, Program]:
         call = self._calls.pop(call_id, None)
@@ -439,7 +307,7 @@ class ProcessTable:
 
     def _settle(self, program: Program, *, now: float, ends: bool) -> None:
         """After a call left: drop the program if it is over, else note that it idles."""
-        self._count(program, alive=bool(program.active))
+        self._learning.count(program)
         program.last_completion_at = now
         program.ended = program.ended or ends
         if program.active:
@@ -467,31 +335,8 @@ class ProcessTable:
         if not programs:
             del self._tenants[program.tenant]
         self._size -= 1
-        self._learn(program)
+        self._learning.dropped(program)
         self._idle.pop(program.key, None)
         self._lineage.forget(program.tenant, program.id)
         if self._dropped is not None:
             self._dropped(program)
-
-    def _learn(self, program: Program) -> None:
-        """The program is over: what it had tells what others of its kind will ask for."""
-        self._recognise(program)
-        if program.history is not None and program.total_service_ms > 0:
-            program.history.ended(
-                program.total_service_ms,
-                calls=program.calls_completed,
-                tokens=program.output_tokens,
-                elsewhere_ms=program.elsewhere_ms,
-            )
-
-
-def _raise_service(program: Program, attained_ms: float) -> None:
-    """The program is known to have had at least *attained_ms*, wherever it was."""
-    program.service_ms = max(program.service_ms, attained_ms)
-    unseen_ms = max(0.0, attained_ms - program.total_service_ms)
-    program.total_service_ms += unseen_ms
-    program.elsewhere_ms += unseen_ms
-
-
-def _remember(program: Program, call: LeftCall) -> None:
-    program.last_calls = (*program.last_calls[1 - LAST_CALLS_KEPT :], call)

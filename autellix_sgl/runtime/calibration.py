@@ -16,8 +16,8 @@ from scipy.optimize import nnls
 from sglang.srt.managers.io_struct import GenerateReqInput, SetInternalStateReq
 
 from autellix_sgl.core import CostModel
-from autellix_sgl.runtime.scheduler import cost_update
 from autellix_sgl.runtime.tokenizer_manager import ProgramTokenizerManager
+from autellix_sgl.runtime.wire import cost_update
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from autellix_sgl.core import ActiveCall, Program, Reason, by_reason
-from autellix_sgl.core.table import LeftCall
+from autellix_sgl.core.program import LeftCall
 
 MEANINGS: Mapping[Reason, str] = {
     Reason.ADMISSION: "its program was held back until others had ended",

@@ -12,11 +12,13 @@ import msgspec
 from sglang.srt.managers.io_struct import (
     BaseReq,
     GetInternalStateReq,
+    SetInternalStateReq,
     TokenizedGenerateReqInput,
     hook_custom_types,
 )
 
-from autellix_sgl.core import CallStamp
+from autellix_sgl.core import CallStamp, CostModel
+from autellix_sgl.core.cost import COEFFICIENTS
 from autellix_sgl.core.model import Itinerary
 
 # The key under which call reports ride on SGLang's batch outputs.
@@ -24,6 +26,9 @@ REPORT_KEY = "autellix_program"
 
 # The key under which a replica answers for its calls in the internal state.
 CALLS_KEY = "program_calls"
+
+# What the names begin with under which a cost model's numbers go to the schedulers.
+COST_KEY_PREFIX = "program_cost_"
 
 
 class ProgramTag(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
@@ -114,3 +119,21 @@ class ProgramsOver(BaseReq, kw_only=True):  # type: ignore[call-arg, misc]
 
 
 hook_custom_types(ProgramGenerateReqInput, ExplainCallsReq, ProgramsOver)
+
+
+def cost_update(model: CostModel) -> dict[str, float]:
+    """The numeric fields of a SetInternalStateReq that make every rank charge by *model*."""
+    fields = {COST_KEY_PREFIX + name: float(getattr(model, name)) for name in COEFFICIENTS}
+    if model.error is not None:
+        fields[COST_KEY_PREFIX + "error"] = model.error
+    return fields
+
+
+def cost_model_in(request: SetInternalStateReq) -> CostModel | None:
+    """The model that the request has, None if it is about something else."""
+    fields = request.server_args
+    if not fields or not all(name.startswith(COST_KEY_PREFIX) for name in fields):
+        return None
+    return CostModel.from_dict(
+        {name.removeprefix(COST_KEY_PREFIX): value for name, value in fields.items()}
+    )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 
 from autellix_sgl.core import Forecast, Kinds, Placer, ProcessTable, policy_named
-from autellix_sgl.core.scheduler import Recorder
+from autellix_sgl.core.decision_log import Recorder
 from autellix_sgl.core.waits import NO_WAITS, add
 from autellix_sgl.sim.batch import SimCall
 from autellix_sgl.sim.eviction import eviction_order
