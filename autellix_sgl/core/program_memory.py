@@ -27,8 +27,9 @@ TURN_WEIGHT = 0.05
 Worth = tuple[int, float]
 """What a context in memory is worth; the least is evicted first. A class, and a place in it."""
 
-# The classes: contexts of programs that are over, by their last use; all others, by their next.
-OVER, LIVE = range(2)
+# The classes: contexts of programs that are over, by their last use; those of programs that are not
+# let in, which have to wait for room anyway, and all others, by their next use.
+OVER, OUT, LIVE = range(3)
 
 
 class ProgramMemory:
@@ -125,7 +126,7 @@ class ProgramMemory:
         used_ms: float,
         *,
         now_ms: float,
-        rank_of: Callable[[Key], int],
+        rank_of: Callable[[Key, bool], int],
     ) -> Worth:
         """What the context that a thread's call left at *used_ms* is worth.
 
@@ -135,18 +136,19 @@ class ProgramMemory:
         Computing a token again costs the same for all contexts, and so does keeping it for a
         while, so what is compared is when a context will be used: when its thread's call has its
         turn, or when the program is back, by what is known of gaps, and has had to wait its turn.
-        *rank_of* says how many waiting calls come before a key.
+        *rank_of* says how many waiting calls come before a key, of those that are held or of those
+        that are not.
         """
         if program is None:
             return (LIVE, used_ms - now_ms)
         known = self.sets.get(program)
         if known is None:
             return (OVER, used_ms)
+        held = self.holds(program)
         keys = [c.key for c in self.calls_of(program) if c.waiting and c.stamp.thread == thread]
-        if keys:
-            return (LIVE, -rank_of(min(keys)) * self._turn_ms)
-        turn_ms = rank_of(known.behind) * self._turn_ms
-        return (LIVE, -(self.returns.until_ms(known.kind, now_ms - used_ms) + turn_ms))
+        turn_ms = rank_of(min(keys, default=known.behind), held) * self._turn_ms
+        until_ms = 0.0 if keys else self.returns.until_ms(known.kind, now_ms - used_ms)
+        return (OUT if held else LIVE, -(turn_ms + until_ms))
 
     def calls_of(self, program: str) -> Sequence[Call]:
         """The program's calls in the system, oldest first."""

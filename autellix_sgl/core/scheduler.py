@@ -328,7 +328,7 @@ class CallScheduler:
         """What keeping a context in memory is worth; see :meth:`ProgramMemory.worth`."""
         assert self.memory is not None, "the scheduler was made without a memory"
         return self.memory.worth(
-            program, thread, used_ms, now_ms=self.clock_ms, rank_of=self._queue.rank
+            program, thread, used_ms, now_ms=self.clock_ms, rank_of=self._calls_before
         )
 
     def calls_per_level(self) -> list[int]:
@@ -477,6 +477,10 @@ class CallScheduler:
 
     def _is_held(self, call: Call) -> bool:
         return self.memory is not None and self.memory.holds(call.stamp.program)
+
+    def _calls_before(self, key: Key, held: bool) -> int:
+        """How many calls are before *key* among those that are held, or among those offered."""
+        return self._held.rank(key[-2:]) if held else self._queue.rank(key)
 
     def _held_programs(self) -> Iterator[str]:
         """The programs of the held calls, the best call first, some more than once."""
