@@ -7,7 +7,7 @@ python tools/identity_doc.py --check      exit 1 if the file is stale
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from written_doc import command, table
 
