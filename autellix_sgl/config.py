@@ -12,10 +12,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from autellix_sgl.core import POLICIES, CostModel, Levels, Policy, policy_named
+from autellix_sgl.core import (
+    POLICIES,
+    CostModel,
+    Levels,
+    Policy,
+    ProgramMemory,
+    policy_named,
+)
+from autellix_sgl.core.program_memory import ADMISSIONS, EVICTIONS, LRU, OFF, VALUE, WORKING_SET
 from autellix_sgl.errors import ConfigError
 
 STOCK = "none"
+
+# Our radix cache among those that SGLang knows by name.
+PROGRAM_CACHE = "autellix"
 AUTO = "auto"
 
 # SGLang's flag for data parallelism, and what we add to its values.
@@ -42,6 +53,8 @@ class ProgramArgs:
     cost_model: str = AUTO
     trace: str | None = None
     tenants: str | None = None
+    admission: str = OFF
+    eviction: str = LRU
     placement: str | None = None
     shares: str | None = None
 
@@ -59,6 +72,18 @@ class ProgramArgs:
         _require("starvation_ratio", self.starvation_ratio, at_least=0)
         for name in ("levels", "schedule_interval", "max_programs"):
             _require(name, getattr(self, name), at_least=1)
+        for name, known in (("admission", ADMISSIONS), ("eviction", EVICTIONS)):
+            if getattr(self, name) not in known:
+                raise ConfigError(
+                    f"--program-{name} must be one of {', '.join(known)}, "
+                    f"got {getattr(self, name)!r}"
+                )
+        if self.stock and self.watches_memory:
+            name = "admission" if self.admission != OFF else "eviction"
+            raise ConfigError(
+                f"--program-{name} {getattr(self, name)} does not go with --program-policy none: "
+                "SGLang's own scheduler knows of no programs"
+            )
         if self.stock and self.tenants is not None:
             raise ConfigError(
                 "--program-tenants does not go with --program-policy none: SGLang's own server "
@@ -74,6 +99,22 @@ class ProgramArgs:
     def stock(self) -> bool:
         """Whether SGLang's own scheduler is to run, untouched."""
         return self.policy == STOCK
+
+    @property
+    def watches_memory(self) -> bool:
+        """Whether the schedulers keep account of programs' KV, and must hear of programs' ends."""
+        return self.admission != OFF or self.eviction != LRU
+
+    def core_memory(self, pool_tokens: int) -> ProgramMemory | None:
+        """The account of a scheduler whose KV pool holds *pool_tokens*; None if nobody asks it."""
+        if not self.watches_memory:
+            return None
+        model = self.initial_cost_model()
+        return ProgramMemory(pool_tokens, model, admission=self.admission == WORKING_SET)
+
+    def server_flags(self) -> list[str]:
+        """What SGLang has to be told for this."""
+        return ["--radix-cache-backend", PROGRAM_CACHE] if self.eviction == VALUE else []
 
     def core_policy(self) -> Policy:
         return policy_named(self.policy)
@@ -245,4 +286,20 @@ def add_program_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="Weighted shares of the machine for tenants or users, from a JSON or TOML file, which "
         "is read again when it changes. Without it nobody is held to a share.",
+    )
+    group.add_argument(
+        "--program-admission",
+        choices=ADMISSIONS,
+        default=default.admission,
+        help="working-set: when the contexts of the live programs exceed the KV pool, let only as "
+        "many programs run as fit, and the others' calls wait; off: all may run. "
+        "Default: %(default)s.",
+    )
+    group.add_argument(
+        "--program-eviction",
+        choices=EVICTIONS,
+        default=default.eviction,
+        help="value: contexts leave the KV pool in the order in which they are least likely to be "
+        "used soon, those of programs that have ended first; lru: SGLang's order "
+        "(--radix-eviction-policy). Default: %(default)s.",
     )

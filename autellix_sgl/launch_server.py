@@ -175,7 +175,7 @@ def serve(argv: Sequence[str]) -> None:
     load_plugins()
     if uses_cpu_engine():
         cpu.install()  # before the flags are read: it adds a choice to one of them
-    server_args = parse_server_args(sglang_argv)
+    server_args = parse_server_args([*program_args.server_flags(), *sglang_argv])
     if uses_cpu_engine():
         threads.share(server_args.dp_size * server_args.tp_size)
     check_address(server_args.host, server_args.port)

@@ -68,6 +68,25 @@ AUTHENTICATION = (
     "sglang.srt.entrypoints.http_server:_execute_server_warmup",
     "sglang.srt.runtime_context:_ConfigBag.override",
 )
+# What a radix cache of our own name is made of.
+RADIX_CACHE = (
+    "sglang.srt.mem_cache.registry:create_tree_cache",
+    "sglang.srt.mem_cache.registry:create_unified_radix_cache",
+    "sglang.srt.mem_cache.registry:register_radix_cache_backend",
+    "sglang.srt.mem_cache.registry:TreeCacheBuildContext",
+    "sglang.srt.mem_cache.evict_policy:EvictionStrategy",
+    "sglang.srt.mem_cache.unified_cache.tree_core_registry:create_tree_core",
+    "sglang.srt.mem_cache.unified_cache.tree_core_registry:register_tree_core_backend",
+    "sglang.srt.mem_cache.unified_cache.tree_core_registry:select_tree_core_backend",
+    "sglang.srt.mem_cache.unified_cache.unified_tree_core:UnifiedTreeNode",
+    "sglang.srt.mem_cache.unified_cache.unified_tree_core:UnifiedTreeCore.__init__",
+    "sglang.srt.mem_cache.unified_cache.unified_tree_core:UnifiedTreeCore._split_node",
+    "sglang.srt.mem_cache.unified_cache.unified_tree_core:UnifiedTreeCore.node_by_id",
+    "sglang.srt.mem_cache.unified_cache.components.full:FullComponent._evict_device_start",
+    "sglang.srt.mem_cache.unified_cache.components.full:FullComponent._evict_device_next_node",
+    "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache.__init__",
+    "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache.insert",
+)
 # A question of ours goes to every scheduler, and is answered, as SGLang's for the internal state.
 QUESTIONS = (
     f"{CONTROL}:TokenizerControlMixin.get_internal_state",
@@ -75,6 +94,9 @@ QUESTIONS = (
     "sglang.utils:TypeBasedDispatcher.__call__",
 )
 MESSAGES = (
+    "sglang.srt.managers.tokenizer_manager:TokenizerManager._dispatch_to_scheduler",
+    "sglang.srt.managers.io_struct:BaseReq",
+    "sglang.utils:TypeBasedDispatcher",
     "sglang.srt.managers.io_struct:TokenizedGenerateReqInput",
     "sglang.srt.managers.io_struct:GetInternalStateReq",
     "sglang.srt.managers.io_struct:hook_custom_types",
@@ -92,6 +114,7 @@ def relied_on() -> list[str]:
         *AUTHENTICATION,
         *DATA_PARALLEL,
         *QUESTIONS,
+        *RADIX_CACHE,
         *MESSAGES,
     )
     for target in seams:

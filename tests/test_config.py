@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from autellix_sgl.config import ProgramArgs
+from autellix_sgl.config import PROGRAM_CACHE, ProgramArgs
 from autellix_sgl.core import CostModel
 from autellix_sgl.errors import ConfigError
 from autellix_sgl.launch_server import main, parse_program_args
@@ -55,7 +55,13 @@ def test_a_value_out_of_range_is_refused_in_one_line(
 
 
 @pytest.mark.parametrize(
-    ("flag", "value"), [("--program-policy", "lottery"), ("--program-levels", "many")]
+    ("flag", "value"),
+    [
+        ("--program-policy", "lottery"),
+        ("--program-levels", "many"),
+        ("--program-eviction", "fifo"),
+        ("--program-admission", "on"),
+    ],
 )
 def test_a_value_of_the_wrong_kind_is_refused_by_the_parser(
     flag: str, value: str, capsys: pytest.CaptureFixture[str]
@@ -134,6 +140,53 @@ def test_every_mode_that_does_not_fit_is_refused_with_its_reason(
     assert str(refused.value).startswith(named)
     assert str(refused.value).endswith(WAY_OUT)
     check_supported(config, ProgramArgs(policy="none"))
+
+
+@pytest.mark.parametrize("flag", ["--program-admission=working-set", "--program-eviction=value"])
+def test_what_needs_programs_does_not_go_with_the_stock_policy(
+    flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Silently doing nothing would be worse."""
+    assert main([flag, "--program-policy", "none"]) == 1
+    assert flag.replace("=", " ") in capsys.readouterr().err
+
+
+OWN_CACHE = {
+    **SUPPORTED,
+    "radix_cache_backend": PROGRAM_CACHE,
+    "radix_eviction_policy": "lru",
+    "enable_lmcache": False,
+    "enable_flexkv": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "named"),
+    [
+        ("radix_cache_backend", "flexkv", "--radix-cache-backend flexkv"),
+        ("radix_eviction_policy", "lfu", "--radix-eviction-policy lfu"),
+        ("enable_lmcache", True, "--enable-lmcache"),
+        ("enable_flexkv", True, "--enable-flexkv"),
+    ],
+)
+def test_eviction_by_value_refuses_another_cache_or_order(
+    field: str, value: object, named: str
+) -> None:
+    """There is one radix cache and one order of eviction; without the flag both are SGLang's."""
+    from autellix_sgl.runtime.support import check_supported
+
+    by_value = ProgramArgs(eviction="value")
+    check_supported(SimpleNamespace(**OWN_CACHE), by_value)
+    config = SimpleNamespace(**{**OWN_CACHE, field: value})
+    with pytest.raises(ConfigError, match=named):
+        check_supported(config, by_value)
+    check_supported(config, ProgramArgs())
+
+
+def test_only_eviction_by_value_asks_sglang_for_another_cache() -> None:
+    assert ProgramArgs().server_flags() == []
+    assert ProgramArgs(admission="working-set").server_flags() == []
+    assert ProgramArgs(eviction="value").server_flags() == ["--radix-cache-backend", PROGRAM_CACHE]
 
 
 def test_the_offline_engine_refuses_to_place_by_program() -> None:

@@ -11,7 +11,6 @@ on a clock, a hash seed or the order of a set.
 from autellix_sgl.core.cost import CostModel, StepWork
 from autellix_sgl.core.footprint import Footprint
 from autellix_sgl.core.forecast import Forecast, Hints
-from autellix_sgl.core.gaps import GapsByKind, ToolGaps
 from autellix_sgl.core.kinds import Kinds
 from autellix_sgl.core.levels import Levels
 from autellix_sgl.core.model import Call, CallStamp, CallStatistics
@@ -19,6 +18,7 @@ from autellix_sgl.core.placement import PLACEMENTS, Placer
 from autellix_sgl.core.policies import POLICIES, Policy, policy_named
 from autellix_sgl.core.preemption import Candidate, Running, choose_victims
 from autellix_sgl.core.program import ActiveCall, Program
+from autellix_sgl.core.program_memory import ProgramMemory
 from autellix_sgl.core.queue import CallQueue
 from autellix_sgl.core.scheduler import CallScheduler
 from autellix_sgl.core.shares import SHARE_TURN_MS, Account
@@ -41,7 +41,6 @@ __all__ = [
     "CostModel",
     "Footprint",
     "Forecast",
-    "GapsByKind",
     "Hints",
     "Kinds",
     "Levels",
@@ -49,11 +48,11 @@ __all__ = [
     "Policy",
     "ProcessTable",
     "Program",
+    "ProgramMemory",
     "Reason",
     "Running",
     "StepWork",
     "TableStatistics",
-    "ToolGaps",
     "by_reason",
     "choose_victims",
     "policy_named",

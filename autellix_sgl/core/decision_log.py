@@ -41,9 +41,9 @@ class DecisionLog:
             },
         )
 
-    def arrive(self, call: Call, clock_ms: float) -> None:
+    def arrive(self, call: Call, clock_ms: float, **sizes: int) -> None:
         if self._record is not None:
-            self.call("arrive", call, clock_ms, stamp=call.stamp.record())
+            self.call("arrive", call, clock_ms, stamp=call.stamp.record(), **sizes)
 
     def call(self, event: str, call: Call, clock_ms: float, **more: object) -> None:
         """Something happened to the call, which stands so now."""
@@ -73,6 +73,16 @@ class DecisionLog:
         if self._record is not None:
             more = {} if repeat == 1 else {"repeat": repeat}
             self._record("step", {"work": work, "clock_ms": clock_ms, **more})
+
+    def end_program(self, program: str, clock_ms: float) -> None:
+        if self._record is not None:
+            self._record("end_program", {"program": program, "clock_ms": clock_ms})
+
+    def programs(self, let_in: Sequence[str], put_out: Sequence[str], clock_ms: float) -> None:
+        """Whom program admission let in, and whom it put out for them, if anybody."""
+        if self._record is not None and (let_in or put_out):
+            fields = {"let_in": list(let_in), "put_out": list(put_out), "clock_ms": clock_ms}
+            self._record("programs", fields)
 
     def cost_model(self, model: CostModel) -> None:
         if self._record is not None:

@@ -1,19 +1,18 @@
-"""When does an idle program come back? Learned per kind from the gaps between its calls.
+"""When does an idle program come back? Learned from the gaps between the calls of its kind.
 
 A gap begins when a program's last active call ends and is over when its next one arrives (a tool
-ran, a person thought) or when the program is: it said so, or its lease ran out. Times are wall
-clock seconds that the caller measured.
+ran, a person thought) or when the program is: it said so, or its lease ran out. Times are seconds
+that the caller measured.
 
-    gaps = GapsByKind()
-    gaps.returned(kind, 0.8)                      # its next call came after 0.8 s
-    gaps.ended(kind)                              # it made no other
-    gaps.of(kind).return_within(30.0, idle_s=5.0) # chance: quiet for 5 s, back in the next 30?
+    gaps = ToolGaps()
+    gaps.returned(0.8)                      # the next call came after 0.8 s
+    gaps.ended()                            # there was no other
+    gaps.return_within(30.0, idle_s=5.0)    # chance: quiet for 5 s, back in the next 30?
 """
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Iterator
 
 from autellix_sgl.core.histogram import GeometricHistogram
@@ -25,9 +24,6 @@ MEMORY = 1000.0
 # What is assumed before anything is seen, worth this many gaps: most programs go on, soon or late.
 PRIOR_GAPS = 2.0
 PRIOR_RETURN = 0.75
-# Gaps of its own before a kind stands for itself instead of for what all kinds do.
-ENOUGH_GAPS = 20.0
-MAX_KINDS = 1024
 
 
 class ToolGaps:
@@ -58,12 +54,6 @@ class ToolGaps:
         returns = sum(gaps) + PRIOR_GAPS * PRIOR_RETURN
         return returns / (returns + never + PRIOR_GAPS * (1.0 - PRIOR_RETURN))
 
-    def still_returns(self, *, idle_s: float) -> float:
-        """The chance of another call, ever, of a program that has been idle *idle_s*."""
-        chance = self.return_chance
-        out = chance * (1.0 - self._share(idle_s))
-        return out / (out + 1.0 - chance)
-
     def return_within(self, within_s: float, *, idle_s: float = 0.0) -> float:
         """The chance of a call in the next *within_s*, of a program that has been idle *idle_s*.
 
@@ -73,20 +63,6 @@ class ToolGaps:
         before = self._share(idle_s)
         comes = chance * (self._share(idle_s + within_s) - before)
         return comes / (1.0 - chance * before)
-
-    def wait_s(self, *, idle_s: float = 0.0) -> float:
-        """How much longer until the call comes, if it does: the mean over gaps longer than that.
-
-        Beyond what has been seen: as long again as it has been.
-        """
-        weight = time = 0.0
-        for start, end, count in self._returns():
-            if end > idle_s and count > 0:
-                cut = max(start, idle_s)
-                share = count * (end - cut) / (end - start)
-                weight += share
-                time += share * ((cut + end) / 2 - idle_s)
-        return time / weight if weight > 0 else max(idle_s, FIRST_S)
 
     def _share(self, gap_s: float) -> float:
         """The share of returns that took at most *gap_s*; even within a bin."""
@@ -103,38 +79,3 @@ class ToolGaps:
         """The bins of gaps that ended in a call: from, to, how many."""
         edges = (0.0, *self._gaps.edges)
         return zip(edges, edges[1:], self._gaps.counts(), strict=False)
-
-
-class GapsByKind:
-    """The gaps of the *max_kinds* kinds seen last, and those of all programs together."""
-
-    def __init__(self, max_kinds: int = MAX_KINDS) -> None:
-        self._max_kinds = max_kinds
-        self._kinds: OrderedDict[str, ToolGaps] = OrderedDict()
-        self._all = ToolGaps()
-
-    def __len__(self) -> int:
-        return len(self._kinds)
-
-    def returned(self, kind: str, gap_s: float) -> None:
-        """A program of *kind* made its next call *gap_s* after it had gone idle."""
-        self._all.returned(gap_s)
-        self._touch(kind).returned(gap_s)
-
-    def ended(self, kind: str) -> None:
-        """A program of *kind* made no further call."""
-        self._all.ended()
-        self._touch(kind).ended()
-
-    def of(self, kind: str) -> ToolGaps:
-        """What to expect of *kind*; of a kind not seen enough, what all programs do."""
-        own = self._kinds.get(kind)
-        return own if own is not None and own.seen >= ENOUGH_GAPS else self._all
-
-    def _touch(self, kind: str) -> ToolGaps:
-        if kind not in self._kinds:
-            self._kinds[kind] = ToolGaps()
-            if len(self._kinds) > self._max_kinds:
-                self._kinds.popitem(last=False)
-        self._kinds.move_to_end(kind)
-        return self._kinds[kind]

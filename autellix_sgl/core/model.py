@@ -13,7 +13,7 @@ from autellix_sgl.core.shares import Account
 from autellix_sgl.core.waits import NO_WAITS, START, Mark, Rank, settled
 
 # What of a stamp is left out of a decision trace: features that are off must not change it.
-UNUSED = {"itinerary": (), "order": 0, "tenant": "", "weight": 1.0}
+UNUSED = {"itinerary": (), "order": 0, "tenant": "", "weight": 1.0, "kind": ""}
 
 Itinerary = tuple[tuple[int, float | None], ...]
 """Levels that a call passes through: (level, ms of service that it stays there), the last for good.
@@ -31,7 +31,8 @@ class CallStamp:
     over its completed calls, for anti-starvation. ``itinerary`` takes the place of the policy's
     levels and quanta, unless it is empty. Within a level the call of the lower ``order`` goes
     first, and among equals the one that came there first. ``tenant`` is whose share of the machine
-    the call is charged to, and ``weight`` that share against the largest, which is 1.
+    the call is charged to, and ``weight`` that share against the largest, which is 1. ``kind`` is
+    its program's, if anybody wants to know and it has one.
     """
 
     program: str
@@ -43,6 +44,7 @@ class CallStamp:
     order: int = 0
     tenant: str = ""
     weight: float = 1.0
+    kind: str = ""
 
     def record(self) -> dict[str, object]:
         """The stamp in a decision trace."""
@@ -63,7 +65,8 @@ class Call:
     modelled clock when the current wait began, None while the call runs. ``waits`` splits
     ``wait_ms`` by reason, ``mark`` is for the wait that goes on (see the module ``waits``).
     ``legs_begun`` counts the legs of the stamp's itinerary up to the present one. ``account`` is
-    its tenant's, if tenants have shares here.
+    its tenant's, if tenants have shares here. A call that waits and is ``held`` is not offered: its
+    program has not been let in.
     """
 
     id: str
@@ -76,6 +79,7 @@ class Call:
     wait_ms: float = 0.0
     recent_service_ms: float = 0.0
     recent_wait_ms: float = 0.0
+    held: bool = False
     preemptions: int = 0
     demotions: int = 0
     promotions: int = 0
@@ -97,6 +101,11 @@ class Call:
         if self.account is None:
             return (self.level, self.ticket)
         return (self.account.turn, self.level, self.ticket)
+
+    @property
+    def place(self) -> Key:
+        """Level and ticket, without the turn of its tenant, which others' calls can move."""
+        return (self.level, self.ticket)
 
     @property
     def tenant(self) -> str:

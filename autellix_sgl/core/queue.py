@@ -46,6 +46,10 @@ class CallQueue:
         del self._ids[key]
         del self._keys[bisect_left(self._keys, key)]
 
+    def rank(self, key: Key) -> int:
+        """How many calls are before *key*."""
+        return bisect_left(self._keys, key)
+
     def first_key(self) -> Key | None:
         return self._keys[0] if self._keys else None
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 from autellix_sgl.core.cost import CostModel, StepWork
 from autellix_sgl.core.decision_log import DecisionLog, Recorder, remembering
@@ -20,6 +21,7 @@ from autellix_sgl.core.levels import Levels
 from autellix_sgl.core.model import Call, CallStamp, CallStatistics
 from autellix_sgl.core.policies import Policy
 from autellix_sgl.core.preemption import Candidate, Running, choose_victims
+from autellix_sgl.core.program_memory import ProgramMemory, Worth
 from autellix_sgl.core.queue import CallQueue, Key
 from autellix_sgl.core.shares import Account, SharedQueue
 from autellix_sgl.core.starvation import Starvation
@@ -37,6 +39,8 @@ class CallScheduler:
     ``starvation_ratio`` is beta of Algorithm 1 (0: never promote). ``interval`` is N: a preemption
     pass is due after N steps, or at once when a call arrives that beats a running one.
     ``share_turn_ms``: tenants have shares, in turns of so much service (see ``shares``).
+    With ``memory`` the KV of programs between their calls is watched, and calls may be held until
+    their program is let in (see ``program_memory``).
     ``record`` is told what the scheduler is made of, then every event and what was decided, enough
     to decide the run again (:mod:`autellix_sgl.sim.replay`).
     """
@@ -51,6 +55,7 @@ class CallScheduler:
         interval: int = 1,
         share_turn_ms: float | None = None,
         record: Recorder | None = None,
+        memory: ProgramMemory | None = None,
     ) -> None:
         if starvation_ratio < 0:
             raise ConfigError(f"starvation ratio must be >= 0, got {starvation_ratio}")
@@ -61,9 +66,12 @@ class CallScheduler:
         self.cost_model = cost_model
         self.interval = interval
         self.clock_ms = 0.0
+        self.memory = memory
         self._calls: dict[str, Call] = {}
         self._shares = None if share_turn_ms is None else SharedQueue(share_turn_ms)
         self._queue = CallQueue() if self._shares is None else self._shares
+        # By level and ticket, whatever turn their tenants are in.
+        self._held = CallQueue()
         self._running: dict[str, Call] = {}
         self._waits = WaitReasons(self._calls, self._queue, self._running)
         self._starvation = Starvation(starvation_ratio, self.levels)
@@ -78,12 +86,18 @@ class CallScheduler:
             starvation_ratio=starvation_ratio,
             interval=interval,
             share_turn_ms=share_turn_ms,
+            pool_tokens=memory.pool_tokens if memory is not None and memory.admits else None,
         )
 
     # -- events ---------------------------------------------------------------------------------
 
-    def arrive(self, call_id: str, stamp: CallStamp) -> Call:
-        """A call that was never seen begins to wait; raises UnknownCall on a duplicate id."""
+    def arrive(self, call_id: str, stamp: CallStamp, tokens: int = 0, root: int = 0) -> Call:
+        """A call that was never seen begins to wait; raises UnknownCall on a duplicate id.
+
+        *tokens* of prompt and its *root*, a number that prompts have in common which begin alike,
+        are for ``memory``, and so are a context's *tokens* and *cached_tokens* in :meth:`admit` and
+        :meth:`remove`. Without one they may be left out.
+        """
         if call_id in self._calls:
             raise UnknownCall(call_id, "arrived twice")
         level = self.policy.entry_level(self.levels, stamp.priority_ms)
@@ -100,17 +114,22 @@ class CallScheduler:
         self._calls[call_id] = call
         if self._shares is not None:
             call.account = self._shares.open(call_id, stamp.tenant, stamp.weight)
+        if self.memory is not None:
+            self.memory.arrived(call, tokens, root, self.clock_ms)
         self._enqueue(call)
-        self._urgent = self._urgent or self._beats_a_running_call(call.key)
-        self._log.arrive(call, self.clock_ms)
+        self._note_urgency(call)
+        self._log.arrive(call, self.clock_ms, **self._sizes(tokens=tokens, root=root))
         return call
 
-    def admit(self, call_id: str) -> None:
+    def admit(self, call_id: str, tokens: int = 0, cached_tokens: int = 0) -> None:
         """A waiting call was taken into the batch."""
         call = self._expect(call_id, waiting=True)
         self._dequeue(call)
         self._running[call_id] = call
-        self._log.call("admit", call, self.clock_ms)
+        if self.memory is not None:
+            self.memory.admitted(call, tokens, cached_tokens, self.clock_ms)
+        sizes = self._sizes(tokens=tokens, cached_tokens=cached_tokens)
+        self._log.call("admit", call, self.clock_ms, **sizes)
         self._log.waits(call)
 
     def requeue(self, call_id: str) -> None:
@@ -141,7 +160,7 @@ class CallScheduler:
         self._steps_since_pass += repeat
         self._log.step(work, repeat, self.clock_ms)
 
-    def remove(self, call_id: str) -> CallStatistics:
+    def remove(self, call_id: str, tokens: int = 0) -> CallStatistics:
         """A call left, finished or aborted, waiting or running; returns what it cost."""
         call = self._calls.pop(call_id, None)
         if call is None:
@@ -153,9 +172,37 @@ class CallScheduler:
             self._waits.ran()
         if self._shares is not None:
             self._shares.close(call_id)
-        self._log.call("remove", call, self.clock_ms)
+        if self.memory is not None:
+            self.memory.left(call, tokens, self.clock_ms)
+        self._log.call("remove", call, self.clock_ms, **self._sizes(tokens=tokens))
         self._log.waits(call)
         return call.statistics()
+
+    def end_program(self, program: str) -> None:
+        """No further call of the program will come: its KV is of use to nobody."""
+        if self.memory is not None:
+            self.memory.ended(program)
+            if self.memory.admits:
+                self._log.end_program(program, self.clock_ms)
+
+    def admit_programs(self) -> None:
+        """Let programs in and put others out, if something has changed or a pass is due."""
+        if self.memory is not None and (self.memory.changed or self.pass_due):
+            self.review_programs()
+
+    def review_programs(self) -> None:
+        """Offer the calls of the programs that are let in, hold those of the others."""
+        if self.memory is None or not self.memory.admits:
+            return
+        review = self.memory.review(self._held_programs(), self.clock_ms)
+        for program in (*review.put_out, *review.let_in):
+            for call in self.memory.calls_of(program):
+                if call.waiting:
+                    self._dequeue(call)
+                    call.queued_at_ms = self.clock_ms
+                    self._enqueue(call)
+                    self._note_urgency(call)
+        self._log.programs(review.let_in, review.put_out, self.clock_ms)
 
     def promote_starving(self) -> list[str]:
         """Move every waiting call whose wait outweighs its service to the top level.
@@ -178,6 +225,8 @@ class CallScheduler:
     def use_cost_model(self, model: CostModel) -> None:
         """Charge by *model* from the next step on."""
         self.cost_model = model
+        if self.memory is not None:
+            self.memory.use_cost_model(model)
         self._log.cost_model(model)
 
     def choose_victims(
@@ -248,23 +297,39 @@ class CallScheduler:
         return () if self._shares is None else self._shares.accounts()
 
     def head(self, limit: int) -> list[str]:
-        """At most *limit* waiting call ids, best first."""
+        """At most *limit* ids of calls that wait and are not held, best first."""
         return self._queue.head(limit)
 
-    def waiting(self) -> Iterator[str]:
-        """All waiting call ids, best first."""
+    def offered(self) -> Iterator[str]:
+        """The ids of all calls that wait and are not held, best first."""
         return iter(self._queue)
+
+    def waiting(self) -> Iterator[str]:
+        """All waiting call ids, best first; those that are held come last."""
+        return chain(self._queue, self._held)
 
     @property
     def num_waiting(self) -> int:
-        return len(self._queue)
+        return len(self._queue) + len(self._held)
+
+    @property
+    def num_held(self) -> int:
+        return len(self._held)
 
     @property
     def num_running(self) -> int:
         return len(self._running)
 
     def first_waiting_key(self) -> Key | None:
+        """The key of the best call that waits and is not held."""
         return self._queue.first_key()
+
+    def worth(self, program: str | None, thread: str, used_ms: float) -> Worth:
+        """What keeping a context in memory is worth; see :meth:`ProgramMemory.worth`."""
+        assert self.memory is not None, "the scheduler was made without a memory"
+        return self.memory.worth(
+            program, thread, used_ms, now_ms=self.clock_ms, rank_of=self._calls_before
+        )
 
     def calls_per_level(self) -> list[int]:
         """How many live calls each level holds, best level first."""
@@ -275,7 +340,7 @@ class CallScheduler:
 
     def check(self) -> None:
         """Raise AssertionError if a call is lost, in two places, or out of step with the queue."""
-        waiting = list(self._queue)
+        waiting = list(self.waiting())
         assert len(waiting) + len(self._running) == len(self._calls), (
             f"{len(waiting)} waiting + {len(self._running)} running != {len(self._calls)} calls"
         )
@@ -283,6 +348,7 @@ class CallScheduler:
             call = self._calls[call_id]
             assert call.waiting, f"{call_id} is queued but its record says it runs"
             assert call_id not in self._running, f"{call_id} is queued and running"
+            assert call.held == self._is_held(call), f"{call_id} is in the wrong queue"
         for call_id, call in self._running.items():
             assert not call.waiting, f"{call_id} runs but its record says it waits"
             assert self._calls.get(call_id) is call, f"{call_id} runs but is not known"
@@ -303,13 +369,20 @@ class CallScheduler:
         return call
 
     def _enqueue(self, call: Call) -> None:
-        self._queue.push(call.key, call.id)
+        call.held = self._is_held(call)
+        if call.held:
+            self._held.push(call.place, call.id)
+        else:
+            self._queue.push(call.key, call.id)
         self._waits.begin(call)
         self._starvation.begin(call, self.clock_ms)
 
     def _dequeue(self, call: Call) -> None:
         assert call.queued_at_ms is not None
-        self._queue.remove(call.key)
+        if call.held:
+            self._held.remove(call.place)
+        else:
+            self._queue.remove(call.key)
         waited_ms = self.clock_ms - call.queued_at_ms
         self._waits.end(call, waited_ms)
         self._starvation.end(call)
@@ -390,8 +463,32 @@ class CallScheduler:
         call.ticket = self._draw_ticket(call.stamp)
         call.promotions += 1
         self._enqueue(call)
-        self._urgent = self._urgent or self._beats_a_running_call(call.key)
+        self._note_urgency(call)
         self._log.call("promote", call, self.clock_ms)
 
-    def _beats_a_running_call(self, key: Key) -> bool:
-        return any(key < running.key for running in self._running.values())
+    def _note_urgency(self, call: Call) -> None:
+        """A call has begun to wait in a better place than before: is a pass due because of it?"""
+        if call.held and self.memory is not None:
+            self.memory.changed = True
+        elif not self._urgent:
+            self._urgent = any(call.key < running.key for running in self._running.values())
+
+    # -- programs that are not let in -----------------------------------------------------------
+
+    def _is_held(self, call: Call) -> bool:
+        return self.memory is not None and self.memory.holds(call.stamp.program)
+
+    def _calls_before(self, key: Key, held: bool) -> int:
+        """How many calls are before *key* among those that are held, or among those offered."""
+        return self._held.rank(key[-2:]) if held else self._queue.rank(key)
+
+    def _held_programs(self) -> Iterator[str]:
+        """The programs of the held calls, the best call first, some more than once."""
+        calls: Iterable[Call] = (self._calls[call_id] for call_id in self._held)
+        if self._shares is not None:
+            calls = sorted(calls, key=lambda call: call.key)
+        return (call.stamp.program for call in calls)
+
+    def _sizes(self, **tokens: int) -> dict[str, int]:
+        """What a trace says of contexts: only what was decided by them."""
+        return tokens if self.memory is not None and self.memory.admits else {}

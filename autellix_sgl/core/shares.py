@@ -154,6 +154,15 @@ class SharedQueue:
         account.queue.remove(key[1:])
         self._place(account)
 
+    def rank(self, key: Key) -> int:
+        """How many calls are before *key*; costs one bisection for each tenant before it."""
+        before = 0
+        for first in self._firsts[: bisect_left(self._firsts, (key[0] + 1,))]:
+            account = self._waiting[first[-1]]
+            earlier = account.turn < key[0]
+            before += len(account.queue) if earlier else account.queue.rank(key[1:])
+        return before
+
     def first_key(self) -> Key | None:
         return self._firsts[0] if self._firsts else None
 

@@ -12,7 +12,7 @@ says whose. A server without tenants has one, with the empty name.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from autellix_sgl.core.forecast import Forecast, Hints
@@ -45,7 +45,8 @@ class ProcessTable:
     """Programs by id; bounded by an idle lease and by a count.
 
     A program with calls in the system is never dropped, so the bound is *max_programs* idle ones at
-    most, plus those with calls in flight, which the server's own queue limit bounds.
+    most, plus those with calls in flight, which the server's own queue limit bounds. *dropped* is
+    told of each program that goes.
 
     With *kinds* it tells programs apart by how their first prompts begin. With *forecast* too, it
     learns from the programs that end, and stamps calls with itineraries.
@@ -57,6 +58,7 @@ class ProcessTable:
         *,
         lease_s: float,
         max_programs: int,
+        dropped: Callable[[Program], None] | None = None,
         kinds: Kinds | None = None,
         forecast: Forecast | None = None,
     ) -> None:
@@ -67,6 +69,7 @@ class ProcessTable:
         self.policy = policy
         self.lease_s = lease_s
         self.max_programs = max_programs
+        self._dropped = dropped
         self.kinds = kinds
         self._learning = Learning(kinds, forecast)
         # By tenant, then by id: what one tenant lists must not cost what the others have.
@@ -137,6 +140,7 @@ class ProcessTable:
             program_service_ms=program.total_service_ms,
             itinerary=itinerary,
             order=order,
+            kind=program.kind or "",
         )
 
     def complete(
@@ -334,3 +338,5 @@ class ProcessTable:
         self._learning.dropped(program)
         self._idle.pop(program.key, None)
         self._lineage.forget(program.tenant, program.id)
+        if self._dropped is not None:
+            self._dropped(program)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from autellix_sgl.core.model import Call
 from autellix_sgl.core.queue import CallQueue
 from autellix_sgl.core.shares import Account, SharedQueue
-from autellix_sgl.core.waits import Rank, Reason, WaitClock, add, settled
+from autellix_sgl.core.waits import NO_WAITS, Rank, Reason, WaitClock, add, settled
 
 
 class WaitReasons:
@@ -27,12 +27,14 @@ class WaitReasons:
         self.short_of = Reason.SLOTS
 
     def begin(self, call: Call) -> None:
-        """The call was queued."""
+        """The call was queued, or is held."""
+        if call.held:
+            return
         call.mark = self._clock.begin(call.tenant, call.rank)
         self._front = None
 
     def end(self, call: Call, waited_ms: float) -> None:
-        """The call was taken out of the queue, after it had been there for *waited_ms*."""
+        """The call was taken out of where it waited, after *waited_ms* there."""
         call.waits = self._with(call, waited_ms)
         if call.account is not None and call.account.first is None:
             self._clock.forget(call.tenant)
@@ -63,6 +65,8 @@ class WaitReasons:
         return total_ms, settled(total_ms, self._with(call, waited_ms))
 
     def _with(self, call: Call, waited_ms: float) -> tuple[float, ...]:
+        if call.held:
+            return add(call.waits, (waited_ms, *NO_WAITS[1:]))
         return add(call.waits, self._clock.end(call.tenant, call.rank, call.mark, waited_ms))
 
     def _find_front(self) -> Rank:

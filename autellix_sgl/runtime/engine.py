@@ -13,7 +13,8 @@ from sglang.srt.entrypoints.engine import Engine
 from sglang.srt.plugins import load_plugins
 from sglang.srt.server_args import ServerArgs
 
-from autellix_sgl.config import AUTO, ProgramArgs
+from autellix_sgl.config import AUTO, PROGRAM_CACHE, ProgramArgs
+from autellix_sgl.core.program_memory import VALUE
 from autellix_sgl.errors import UnknownProgram
 from autellix_sgl.runtime import processes
 from autellix_sgl.runtime.activation import check_upstream
@@ -33,7 +34,8 @@ class ProgramEngine(Engine):  # type: ignore[misc]
 
     def __init__(self, *, program_args: ProgramArgs, **kwargs: Any) -> None:
         load_plugins()
-        server_args = ServerArgs(**{"log_level": "error", **kwargs})
+        ours = {"radix_cache_backend": PROGRAM_CACHE} if program_args.eviction == VALUE else {}
+        server_args = ServerArgs(**{"log_level": "error", **ours, **kwargs})
         server_args.resolve_once()
         self.program_args = program_args
         self.run_detokenizer_process_func = processes.run_program_detokenizer

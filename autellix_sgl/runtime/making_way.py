@@ -18,6 +18,7 @@ from autellix_sgl.runtime.preemption import (
     release_into_tree,
     steps_left,
 )
+from autellix_sgl.runtime.waiting import WaitingCalls
 
 if TYPE_CHECKING:
     from autellix_sgl.runtime.scheduler import ProgramScheduler
@@ -77,7 +78,9 @@ class MakingWay:
     def _candidates(self) -> Iterator[Candidate]:
         """The waiting calls, best first, with what they ask of memory if memory is short."""
         scheduler = self._scheduler
-        for req in scheduler.waiting_queue:
+        queue = scheduler.waiting_queue
+        assert isinstance(queue, WaitingCalls)
+        for req in queue.offered():
             tokens = 0
             if self.memory_is_short:
                 new_tokens = min(steps_left(req), CLIP_MAX_NEW_TOKENS)
@@ -160,7 +163,11 @@ class MakingWay:
     def make_room(self, batch: ScheduleBatch) -> list[Req]:
         """Preempt the worst calls until the next decode step fits the KV pool."""
         scheduler = self._scheduler
+        before = len(batch.reqs)
         batch.filter_batch()
+        if len(batch.reqs) < before:
+            # Upstream, which looks next, will not see that somebody has finished.
+            batch.batch_is_full = False
         victims: list[Req] = []
         while len(batch.reqs) > 1 and not batch.check_decode_mem():
             candidates = [r for r in batch.reqs if r.rid in scheduler.calls and can_be_preempted(r)]

@@ -42,6 +42,7 @@ Names = Mapping[str, tuple[str, str]]
 
 SCHEDULER_GAUGES: Names = {
     "num_waiting": ("waiting_calls", "Calls that wait, those that were taken out included."),
+    "num_held": ("held_calls", "Waiting calls whose programs have not been let in."),
     "num_running": ("running_calls", "Calls in the batch."),
 }
 SCHEDULER_COUNTERS: Names = {
@@ -106,7 +107,13 @@ class SchedulerMetrics:
 
     def publish(self, calls: CallScheduler, counters: SchedulerCounters) -> None:
         """Bring the series up to date; almost free when nothing happened since the last time."""
-        state = (calls.clock_ms, calls.num_waiting, calls.num_running, counters.passes)
+        state = (
+            calls.clock_ms,
+            calls.num_waiting,
+            calls.num_held,
+            calls.num_running,
+            counters.passes,
+        )
         if state == self._published:
             return  # an idle scheduler spins, and publishes in every turn
         self._published = state

@@ -17,6 +17,7 @@ from sglang.srt.managers.detokenizer_manager import run_detokenizer_process
 from sglang.srt.server_args import PortArgs, ServerArgs
 
 from autellix_sgl.config import ProgramArgs
+from autellix_sgl.core.program_memory import VALUE
 from autellix_sgl.runtime import wire
 from autellix_sgl.runtime.activation import activate
 from autellix_sgl.runtime.platform import uses_cpu_engine
@@ -28,8 +29,11 @@ assert wire.REPORT_KEY  # imported for its registration of message types
 
 def run_program_scheduler(program_args: ProgramArgs, *args: Any, **kwargs: Any) -> None:
     """One scheduler process: SGLang's, constructing a ProgramScheduler."""
+    from autellix_sgl.runtime.program_cache import register
     from autellix_sgl.runtime.scheduler import ProgramScheduler
 
+    if program_args.eviction == VALUE:
+        register()
     activate_scheduler(program_args, ProgramScheduler)
     upstream_scheduler.run_scheduler_process(*args, **kwargs)
 

@@ -32,6 +32,7 @@ from sglang.srt.managers.scheduler import Scheduler
 from sglang.srt.managers.scheduler_components.output_streamer import SchedulerOutputStreamer
 from sglang.srt.runtime_context import get_parallel, get_serving
 from sglang.srt.server_args import PortArgs, ServerArgs
+from sglang.utils import TypeBasedDispatcher
 
 from autellix_sgl.config import ProgramArgs
 from autellix_sgl.core import (
@@ -47,6 +48,7 @@ from autellix_sgl.runtime.decision_digest import DecisionDigest
 from autellix_sgl.runtime.making_way import MakingWay
 from autellix_sgl.runtime.metrics import SchedulerMetrics
 from autellix_sgl.runtime.output_streamer import ProgramOutputStreamer
+from autellix_sgl.runtime.program_cache import ProgramRadixCache
 from autellix_sgl.runtime.recomputation import Recomputation
 from autellix_sgl.runtime.schedule_policy import LevelSchedulePolicy
 from autellix_sgl.runtime.scheduler_counters import SchedulerCounters
@@ -58,6 +60,7 @@ from autellix_sgl.runtime.wire import (
     CallReport,
     ExplainCallsReq,
     ProgramGenerateReqInput,
+    ProgramsOver,
     cost_model_in,
 )
 
@@ -110,10 +113,12 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
             interval=args.schedule_interval,
             share_turn_ms=turn_ms,
             record=self.trace.record if self.trace else None,
+            memory=args.core_memory(self.max_total_num_tokens),
         )
-        self.waiting_queue: WaitingCalls | AdmissionWindow = WaitingCalls(
-            self.calls, self._stamps, self._forget
-        )
+        waiting = WaitingCalls(self.calls, self._stamps, self._forget)
+        self.waiting_queue: WaitingCalls | AdmissionWindow = waiting
+        if isinstance(self.tree_cache, ProgramRadixCache):
+            self.tree_cache.attach(self.calls, waiting.stamp_of)
         self.step_clock = StepClock(synchronous=self.device == "cpu")
 
     def init_schedule_policy(self) -> None:
@@ -198,7 +203,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
     def _forget(self, req: Req) -> None:
         """The request left for good, from wherever it was."""
         if req.rid in self.calls:
-            self.calls.remove(req.rid)
+            self.calls.remove(req.rid, req.seqlen)
         self._stamps.pop(req.rid, None)
         self.recomputation.forget(req.rid)
 
@@ -226,6 +231,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
     # -- the scheduling pass --------------------------------------------------------------------
 
     def get_new_batch_prefill(self, running_batch: ScheduleBatch) -> NextBatchPlan:
+        self.calls.admit_programs()
         victims = self.making_way.consider(running_batch)
         plan = self._admit(running_batch)
         # Only now: a victim admitted again in the pass that took it out would have its skipped
@@ -314,6 +320,14 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
             )
 
     # -- control --------------------------------------------------------------------------------
+
+    def init_request_dispatcher(self) -> None:
+        super().init_request_dispatcher()
+        self._request_dispatcher += TypeBasedDispatcher([(ProgramsOver, self._programs_over)])
+
+    def _programs_over(self, message: ProgramsOver) -> None:
+        for program in message.programs:
+            self.calls.end_program(program)
 
     def run_event_loop(self) -> None:
         """Run until shutdown. A replica that is watched from the main process fails alone.

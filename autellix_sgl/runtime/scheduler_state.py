@@ -28,6 +28,7 @@ def program_state(scheduler: ProgramScheduler) -> dict[str, Any]:
         "cost_error_now": scheduler.step_clock.error(calls.cost_model),
         "clock_ms": calls.clock_ms,
         "waiting": calls.num_waiting,
+        "held": calls.num_held,
         "running": calls.num_running,
         "calls_per_level": calls.calls_per_level(),
         "shares": _standings(calls),

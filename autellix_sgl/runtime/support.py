@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from autellix_sgl.config import LOAD_BALANCE_FLAG, ProgramArgs
+from autellix_sgl.config import LOAD_BALANCE_FLAG, PROGRAM_CACHE, ProgramArgs
+from autellix_sgl.core.program_memory import LRU, VALUE
 from autellix_sgl.errors import ConfigError
 
 WAY_OUT = "Use --program-policy none for SGLang's own scheduler."
@@ -123,12 +124,34 @@ def check_supported(config: Any, args: ProgramArgs) -> None:
                 f"{refusal.mode} does not go with {LOAD_BALANCE_FLAG} {args.placement}: "
                 f"{refusal.reason}. Use one of SGLang's own methods."
             )
+    if args.eviction == VALUE:
+        check_cache(config)
     if args.tenants is not None:
         check_tenancy(config)
     if envs.SGLANG_RUST_SERVER.get():
         raise ConfigError(
             f"SGLANG_RUST_SERVER does not go with --program-policy {args.policy}: the Rust server "
             f"replaces the process that holds the process table. {WAY_OUT}"
+        )
+
+
+def check_cache(config: Any) -> None:
+    """Raise ConfigError if something else is to choose what leaves the radix cache."""
+    for flag in ("enable_lmcache", "enable_flexkv"):
+        if getattr(config, flag):
+            raise ConfigError(
+                f"--{flag.replace('_', '-')} does not go with --program-eviction value: it brings "
+                "a radix cache of its own"
+            )
+    if config.radix_cache_backend != PROGRAM_CACHE:
+        raise ConfigError(
+            f"--radix-cache-backend {config.radix_cache_backend} does not go with "
+            "--program-eviction value, which needs its own"
+        )
+    if config.radix_eviction_policy != LRU:
+        raise ConfigError(
+            f"--radix-eviction-policy {config.radix_eviction_policy} does not go with "
+            "--program-eviction value: there can be one order of eviction"
         )
 
 

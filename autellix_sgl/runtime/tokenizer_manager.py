@@ -50,6 +50,7 @@ from autellix_sgl.runtime.wire import (
     CallReport,
     ExplainCallsReq,
     ProgramGenerateReqInput,
+    ProgramsOver,
     ProgramTag,
 )
 
@@ -86,8 +87,9 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
             policy,
             lease_s=program_args.lease_s,
             max_programs=program_args.max_programs,
-            kinds=Kinds() if policy.learns else None,
+            kinds=Kinds() if policy.learns or program_args.watches_memory else None,
             forecast=Forecast(program_args.core_levels()) if policy.learns else None,
+            dropped=self._tell_schedulers if program_args.watches_memory else None,
         )
         shares = program_args.shares
         self.shares = None if shares is None else SharesFile(Path(shares))
@@ -324,6 +326,15 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
         for answer in answers:
             found |= answer.internal_state[CALLS_KEY]
         return found
+
+    def _tell_schedulers(self, program: Program) -> None:
+        """A program is over, as far as anybody knows: its KV is of no use any more.
+
+        Not said of a request that named no program: its successor names none either, and is best
+        served by what is left of it.
+        """
+        if not program.transient:
+            self._dispatch_to_scheduler(ProgramsOver(programs=[program.label]))
 
     # -- leases ---------------------------------------------------------------------------------
 

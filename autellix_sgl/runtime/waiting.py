@@ -9,6 +9,9 @@ from sglang.srt.managers.schedule_batch import Req
 
 from autellix_sgl.core import CallScheduler, CallStamp
 
+# Prompts that agree in this many tokens are taken to begin with one system prompt.
+ROOT_TOKENS = 128
+
 
 class WaitingCalls:
     """Stands where SGLang's Scheduler keeps ``waiting_queue: list[Req]``.
@@ -35,14 +38,17 @@ class WaitingCalls:
         if rid in self._calls:
             self._calls.requeue(rid)
         else:
-            # A request without a stamp (health check, embedding) is a program of one call.
-            self._calls.arrive(rid, self._stamps.get(rid) or CallStamp(program=rid))
+            self._calls.arrive(rid, self.stamp_of(request), request.seqlen, root_of(request))
         self._requests[rid] = request
+
+    def stamp_of(self, request: Req) -> CallStamp:
+        """One without a stamp (health check, embedding) is a program of one call."""
+        return self._stamps.get(request.rid) or CallStamp(program=request.rid)
 
     def admit(self, request: Req) -> None:
         """The request went into the batch."""
         del self._requests[request.rid]
-        self._calls.admit(request.rid)
+        self._calls.admit(request.rid, request.seqlen, len(request.prefix_indices))
 
     def pop(self, index: int) -> Req:
         """Remove the request at *index* for good (SGLang pops only to abort)."""
@@ -54,6 +60,10 @@ class WaitingCalls:
     def head(self, limit: int) -> list[Req]:
         """At most *limit* requests, best first; costs what it returns."""
         return [self._requests[rid] for rid in self._calls.head(limit)]
+
+    def offered(self) -> Iterator[Req]:
+        """The requests that may be admitted, best first."""
+        return (self._requests[rid] for rid in self._calls.offered())
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -70,6 +80,11 @@ class WaitingCalls:
     def window(self, limit: int) -> AdmissionWindow:
         """The head of the queue as the plain list that upstream's admission walks."""
         return AdmissionWindow(self, limit)
+
+
+def root_of(request: Req) -> int:
+    """A number that requests have in common whose prompts begin alike, the same on all ranks."""
+    return hash(tuple(request.origin_input_ids[:ROOT_TOKENS])) & 0xFFFFFFFF
 
 
 class AdmissionWindow(list[Req]):

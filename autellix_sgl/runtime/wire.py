@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 from sglang.srt.managers.io_struct import (
+    BaseReq,
     GetInternalStateReq,
     SetInternalStateReq,
     TokenizedGenerateReqInput,
@@ -42,6 +43,7 @@ class ProgramTag(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     order: int = 0
     tenant: str = ""
     weight: float = 1.0
+    kind: str = ""
 
     @classmethod
     def of(cls, stamp: CallStamp) -> ProgramTag:
@@ -55,6 +57,7 @@ class ProgramTag(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
             order=stamp.order,
             tenant=stamp.tenant,
             weight=stamp.weight,
+            kind=stamp.kind,
         )
 
     def stamp(self) -> CallStamp:
@@ -68,6 +71,7 @@ class ProgramTag(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
             order=self.order,
             tenant=self.tenant,
             weight=self.weight,
+            kind=self.kind,
         )
 
 
@@ -108,7 +112,13 @@ class CallReport(NamedTuple):
     waits: tuple[float, ...]
 
 
-hook_custom_types(ProgramGenerateReqInput, ExplainCallsReq)
+class ProgramsOver(BaseReq, kw_only=True):  # type: ignore[call-arg, misc]
+    """To the schedulers: no further call of these programs will come. Labels, as in stamps."""
+
+    programs: list[str]
+
+
+hook_custom_types(ProgramGenerateReqInput, ExplainCallsReq, ProgramsOver)
 
 
 def cost_update(model: CostModel) -> dict[str, float]:

@@ -8,6 +8,7 @@ the engine (:mod:`autellix_sgl.sim.replay` checks that).
 from autellix_sgl.sim.experiments import Arrivals, Setting, compare, makespan, play, sweep
 from autellix_sgl.sim.figures import figure2, figure9
 from autellix_sgl.sim.hardware import A100_8B, HARDWARE, ServerModel
+from autellix_sgl.sim.memory import memory
 from autellix_sgl.sim.metrics import report
 from autellix_sgl.sim.replay import Difference, replay, replay_file
 from autellix_sgl.sim.simulation import ProgramRun, Simulation
@@ -31,6 +32,7 @@ __all__ = [
     "figure2",
     "figure9",
     "makespan",
+    "memory",
     "play",
     "replay",
     "replay_file",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from heapq import heappop, heappush
 
-from autellix_sgl.sim.prefix_cache import Branch
+from autellix_sgl.sim.branch import Branch
 from autellix_sgl.sim.seam import CallRecord
 from autellix_sgl.workloads import TracedCall
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from autellix_sgl.core import PLACEMENTS, SHARE_TURN_MS, Levels
+from autellix_sgl.core.program_memory import ADMISSIONS, EVICTIONS
 from autellix_sgl.decision_trace import TraceWriter
 from autellix_sgl.errors import AutellixError, ConfigError
 from autellix_sgl.sim.experiments import (
@@ -25,6 +26,7 @@ from autellix_sgl.sim.fairness import Tenant, shares
 from autellix_sgl.sim.figures import figure2, figure9
 from autellix_sgl.sim.fleet import OURS, figure14, figure15
 from autellix_sgl.sim.hardware import HARDWARE, ServerModel
+from autellix_sgl.sim.memory import memory
 from autellix_sgl.sim.replay import replay_file
 from autellix_sgl.sim.systems import ORACLES, SYSTEMS, Tuning, system_named
 from autellix_sgl.workloads import WORKLOADS, load
@@ -49,6 +51,7 @@ examples:
   python -m autellix_sgl.sim run --workload mixed --programs 600 --load 1.5 --systems fcfs,atlas
   python -m autellix_sgl.sim sweep --workload mcts --programs 300 --loads 0.5,1,1.5
   python -m autellix_sgl.sim makespan --workload mixed --programs 300
+  python -m autellix_sgl.sim memory --workload coding --interrupts 1 --share 0.33
   python -m autellix_sgl.sim run --workload chat --replicas 4 --placement program-radix
   python -m autellix_sgl.sim run --workload chat --programs 50 --systems plas --trace chat.trace
   python -m autellix_sgl.sim replay chat.trace
@@ -87,19 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     add("figure9", "makespan of one DAG, by arrival and by critical path", lambda _: figure9())
     run = add("run", "one workload under several systems", _run)
     _add_setting(run, "fcfs,atlas")
-    run.add_argument("--load", type=float, default=1.0, help="Rate, in capacities. [%(default)s]")
-    run.add_argument(
-        "--arrivals",
-        choices=("poisson", "burst", "closed", "offline"),
-        default="poisson",
-        help="How programs come. [%(default)s]",
-    )
-    run.add_argument(
-        "--size",
-        type=int,
-        default=64,
-        help="Programs a burst, or at a time in closed. [%(default)s]",
-    )
+    _add_arrivals(run, Arrivals())
     run.add_argument("--trace", type=Path, help="Write the decisions of the one system here.")
     run.add_argument("--from-file", type=Path, help="Programs and arrivals of a workload file.")
     among = add("shares", "tenants that compete, without shares and with them", _shares)
@@ -124,6 +115,15 @@ def _parser() -> argparse.ArgumentParser:
     rates.add_argument("--loads", type=_numbers, default=[0.5, 0.75, 1.0, 1.25, 1.5])
     offline = add("makespan", "all programs at once (figure 16)", _makespan)
     _add_setting(offline, "fcfs,mlfq,plas,atlas")
+    pool = add("memory", "eviction and admission in a pool that is too small", _memory)
+    _add_setting(pool, "fcfs,atlas")
+    _add_arrivals(pool, Arrivals("closed", size=16))
+    pool.add_argument(
+        "--share",
+        type=float,
+        help="The pool, as a share of the KV that the programs under way stand on; without it, "
+        "the pool is the hardware's, or --kv-tokens.",
+    )
     fourteen = add("figure14", "placements over rates, several replicas", _figure14)
     _add_fleet(fourteen, programs=300)
     fourteen.add_argument(
@@ -192,6 +192,35 @@ def _add_setting(parser: argparse.ArgumentParser, systems: str) -> None:
     add("--growth", type=float, default=2.0, help="Quantum growth. [%(default)s]")
     add("--beta", type=float, default=tuning.starvation_ratio, help="0: no promotion [%(default)s]")
     add("--interval", type=int, default=tuning.interval, help="Steps to a pass. [%(default)s]")
+    add(
+        "--admission",
+        choices=ADMISSIONS,
+        default=tuning.program_admission,
+        help="As --program-admission of the server. [%(default)s]",
+    )
+    add(
+        "--eviction",
+        choices=EVICTIONS,
+        default=tuning.program_eviction,
+        help="As --program-eviction of the server. [%(default)s]",
+    )
+
+
+def _add_arrivals(parser: argparse.ArgumentParser, default: Arrivals) -> None:
+    add = parser.add_argument
+    add("--load", type=float, default=default.load, help="Rate, in capacities. [%(default)s]")
+    add(
+        "--arrivals",
+        choices=("poisson", "burst", "closed", "offline"),
+        default=default.kind,
+        help="How programs come. [%(default)s]",
+    )
+    add(
+        "--size",
+        type=int,
+        default=default.size,
+        help="Programs a burst, or at a time in closed. [%(default)s]",
+    )
 
 
 def _add_fleet(parser: argparse.ArgumentParser, programs: int) -> None:
@@ -216,6 +245,8 @@ def _setting(options: argparse.Namespace) -> Setting:
             levels=Levels.geometric(options.levels, options.first_quantum_ms, options.growth),
             starvation_ratio=options.beta,
             interval=options.interval,
+            program_admission=options.admission,
+            program_eviction=options.eviction,
         ),
     )
 
@@ -258,6 +289,11 @@ def _sweep(options: argparse.Namespace) -> dict[str, object]:
 
 def _makespan(options: argparse.Namespace) -> dict[str, object]:
     return makespan(_setting(options), options.systems)
+
+
+def _memory(options: argparse.Namespace) -> dict[str, object]:
+    arrivals = Arrivals(options.arrivals, options.load, options.size)
+    return memory(_setting(options), arrivals, options.systems, options.share)
 
 
 def _figure14(options: argparse.Namespace) -> dict[str, object]:

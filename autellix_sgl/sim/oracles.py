@@ -85,7 +85,7 @@ class RankScheduler:
 
     # -- events ---------------------------------------------------------------------------------
 
-    def arrive(self, call_id: str, stamp: CallStamp) -> RankedCall:
+    def arrive(self, call_id: str, stamp: CallStamp, tokens: int = 0, root: int = 0) -> RankedCall:
         base_ms = self._rank_of(call_id, stamp)
         call = RankedCall(call_id, self._next_ticket, base_ms, self._falling, self.clock_ms)
         self._next_ticket += 1
@@ -94,7 +94,7 @@ class RankScheduler:
         self._urgent = self._urgent or any(call.key < r.key for r in self._running.values())
         return call
 
-    def admit(self, call_id: str) -> None:
+    def admit(self, call_id: str, tokens: int = 0, cached_tokens: int = 0) -> None:
         call = self._calls[call_id]
         self._pop(call)
         self._running[call_id] = call
@@ -118,7 +118,7 @@ class RankScheduler:
                 self._running[call_id].service_ms += total
         self._steps_since_pass += repeat
 
-    def remove(self, call_id: str) -> CallStatistics:
+    def remove(self, call_id: str, tokens: int = 0) -> CallStatistics:
         call = self._calls.pop(call_id)
         if call.running:
             del self._running[call_id]
@@ -131,6 +131,12 @@ class RankScheduler:
 
     def short_of(self, reason: Reason) -> None:
         """It is not asked why calls wait."""
+
+    def end_program(self, program: str) -> None:
+        """Nothing is kept of programs."""
+
+    def admit_programs(self) -> None:
+        """All are in."""
 
     # -- questions ------------------------------------------------------------------------------
 
@@ -149,7 +155,7 @@ class RankScheduler:
     def head(self, limit: int) -> list[str]:
         return [self._ids[key] for key in islice(self._keys, limit)]
 
-    def waiting(self) -> Iterator[str]:
+    def offered(self) -> Iterator[str]:
         return (self._ids[key] for key in self._keys)
 
     @property

@@ -1,68 +1,34 @@
 """The KV pool as a radix tree of contexts, at the grain of branches.
 
-A branch is a run of tokens that grows at its end: a system prompt, or a chain of calls each of
-which repeats all of the one before. A context that leaves a chain earlier begins a branch of its
-own, hung where it leaves. What a branch has in memory is always its leading part, and all that is
-above it, as in a radix tree; so "how much of this prompt is cached" is one walk upwards.
-
-    system  [==========]
-    chain             [====|====|====        ]   held: the leading part
-    sibling                [==|==]               hangs inside the chain
+What a branch has in memory is always its leading part, and all that is above it, as in a radix
+tree; so "how much of this prompt is cached" is one walk upwards.
 """
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
-
-from autellix_sgl.workloads import ProgramTrace, TracedCall
-
-
-class Branch:
-    """``start``: tokens above it; ``tip``: where its calls end; ``held``: own tokens in memory;
-    ``written``: the most there ever were, which is what a host tier keeps.
-
-    ``locks`` counts the running calls on it and its locked children, ``children`` the branches in
-    memory that hang on it; either keeps all of it from eviction. ``number`` breaks ties.
-    """
-
-    __slots__ = (
-        "children",
-        "held",
-        "locks",
-        "number",
-        "parent",
-        "start",
-        "tip",
-        "used_at",
-        "written",
-    )
-
-    def __init__(self, number: int, parent: Branch | None, start: int, tip: int) -> None:
-        self.number = number
-        self.parent = parent
-        self.start = start
-        self.tip = tip
-        self.held = 0
-        self.written = 0
-        self.locks = 0
-        self.children = 0
-        self.used_at = 0
+from autellix_sgl.sim.branch import Branch
+from autellix_sgl.sim.eviction import EvictionOrder, LeastRecent
+from autellix_sgl.workloads import ProgramTrace
 
 
 class PrefixCache:
-    """Branches of all contexts, in a pool of *capacity* tokens; eviction is by least recent use.
+    """Branches of all contexts, in a pool of *capacity* tokens; *order* says what is evicted first.
 
-    ``used`` counts what is in memory, ``locked`` the part that running calls stand on.
+    ``used`` counts what is in memory, ``locked`` the part that running calls stand on. The replica
+    sets ``clock_ms``, its scheduler's clock, which branches are stamped with.
     """
 
-    def __init__(self, capacity: int, *, shared: bool = True) -> None:
+    def __init__(
+        self, capacity: int, *, shared: bool = True, order: EvictionOrder | None = None
+    ) -> None:
         self.capacity = capacity
         self.shared = shared
         self.used = 0
         self.locked = 0
         self._systems: dict[str, Branch] = {}
         self._contexts: dict[str, dict[int, Branch]] = {}
-        self._leaves: list[tuple[int, int, Branch]] = []
+        self._order: EvictionOrder = LeastRecent() if order is None else order
+        self.clock_ms = 0.0
         self._uses = 0
         self._made = 0
 
@@ -84,14 +50,15 @@ class PrefixCache:
             missing.append(at)
             at = program.calls[at].extends
         for number in reversed(missing):
-            contexts[number] = self._grow(program.calls[number], contexts)
+            contexts[number] = self._grow(program, number, contexts)
         return contexts[index]
 
     def forget(self, program: ProgramTrace) -> None:
         """The program is over: nobody will extend its contexts. What is in memory stays there."""
         self._contexts.pop(program.id, None)
 
-    def _grow(self, call: TracedCall, contexts: dict[int, Branch]) -> Branch:
+    def _grow(self, program: ProgramTrace, index: int, contexts: dict[int, Branch]) -> Branch:
+        call = program.calls[index]
         host: Branch | None
         if call.extends is None:
             host = self._system(call.system) if call.system else None
@@ -102,11 +69,13 @@ class PrefixCache:
                 return host
             while host is not None and host.start >= call.shared_tokens:
                 host = host.parent
-        return self._new(host, call.shared_tokens, call.context_tokens)
+        return self._new(host, call.shared_tokens, call.context_tokens, program.id, call.thread)
 
-    def _new(self, parent: Branch | None, start: int, tip: int) -> Branch:
+    def _new(
+        self, parent: Branch | None, start: int, tip: int, program: str = "", thread: str = ""
+    ) -> Branch:
         self._made += 1
-        return Branch(self._made, parent, start, tip)
+        return Branch(self._made, parent, start, tip, program, thread)
 
     def _system(self, name: str) -> Branch:
         if name not in self._systems:
@@ -125,6 +94,16 @@ class PrefixCache:
             node = node.parent
         return 0
 
+    def unlocked(self, branch: Branch, length: int) -> int:
+        """How many of a context's first *length* tokens are in memory, and nobody runs on them."""
+        tokens = self.matched(branch, length)
+        node: Branch | None = branch
+        while node is not None:
+            if node.locks:
+                return tokens - min(tokens, node.start + node.held)
+            node = node.parent
+        return tokens
+
     def written(self, branch: Branch, length: int) -> int:
         """How many of a context's first *length* tokens have ever been in memory."""
         node: Branch | None = branch
@@ -135,8 +114,11 @@ class PrefixCache:
             node = node.parent
         return 0
 
-    def acquire(self, branch: Branch, length: int) -> None:
-        """Lock the context and take memory for its first *length* tokens; see :meth:`fits`."""
+    def acquire(self, branch: Branch, length: int, *, again: bool = False) -> None:
+        """Lock the context and take memory for its first *length* tokens.
+
+        *again* says that it is for a call that has been in memory before.
+        """
         self._lock(branch)
         node: Branch | None = branch
         while node is not None and node.held < length - node.start:
@@ -160,11 +142,11 @@ class PrefixCache:
         self._unlock(branch)
 
     def shrink(self) -> None:
-        """Evict unlocked leaves, least recently used first, until the pool is not over-full."""
-        while self.used > self.capacity and self._leaves:
-            used_at, _, branch = heappop(self._leaves)
-            if branch.locks or branch.children or not branch.held or branch.used_at != used_at:
-                continue  # used again, or grown upon, since this entry was made
+        """Evict unlocked leaves in the order's order until the pool is not over-full."""
+        while self.used > self.capacity:
+            branch = self._order.first()
+            if branch is None:
+                return
             self._resize(branch, max(0, branch.held - (self.used - self.capacity)))
             self._offer(branch)
 
@@ -201,6 +183,7 @@ class PrefixCache:
         node: Branch | None = branch
         while node is not None:
             node.used_at = self._uses
+            node.used_ms = self.clock_ms
             node.locks -= 1
             if node.locks:
                 return
@@ -210,5 +193,5 @@ class PrefixCache:
 
     def _offer(self, branch: Branch) -> None:
         """Let a branch be evicted, if nothing stands on it."""
-        if branch.held and not branch.locks and not branch.children:
-            heappush(self._leaves, (branch.used_at, branch.number, branch))
+        if branch.evictable:
+            self._order.offer(branch)

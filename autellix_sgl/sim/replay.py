@@ -6,12 +6,13 @@ A trace is JSON lines, each ``[event, {fields}]``, written by
     ["start", {"policy": "atlas", "boundaries_ms": [200.0, ...], "quanta_ms": [200.0, ..., null],
                "cost_model": {"base_ms": ..., ...}, "starvation_ratio": 8.0, "interval": 4}]
 
-(a quantum of null has no end; where tenants have shares, ``share_turn_ms`` too), written once;
-``["cost_model", {"base_ms": ..., ...}]`` stands wherever the model was replaced. All others are
-what :class:`~autellix_sgl.core.CallScheduler` tells its ``record``. Replayed are arrive, admit,
-requeue, step, remove and short_of; promote and choose_victims are decisions, so they are asked for
-and compared. Every field is compared: level, ticket and clock to the last bit, and who had to make
-way. ``waits`` lines, which say why a call waited, are compared where the trace has them.
+(a quantum of null has no end; where tenants have shares, ``share_turn_ms`` too, and with program
+admission ``pool_tokens``), written once; ``["cost_model", {"base_ms": ..., ...}]`` stands wherever
+the model was replaced. All others are what :class:`~autellix_sgl.core.CallScheduler` tells its
+``record``. Replayed are arrive, admit, requeue, step, remove, end_program and short_of; promote,
+choose_victims and programs (who was let in and put out) are decisions, so they are asked for and
+compared. Every field is compared: level, ticket and clock to the last bit, and who had to make way.
+``waits`` lines, which say why a call waited, are compared where the trace has them.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from autellix_sgl.core import (
     Candidate,
     CostModel,
     Levels,
+    ProgramMemory,
     Running,
     StepWork,
     policy_named,
@@ -89,14 +91,16 @@ class _Player:
         try:
             quanta = [math.inf if q is None else float(q) for q in start.items("quanta_ms")]
             boundaries = tuple(start.numbers("boundaries_ms"))
+            model = _cost_model(start.inside("cost_model", start.get("cost_model")))
             self._scheduler = CallScheduler(
                 policy_named(start.text("policy")),
                 Levels(boundaries, tuple(quanta)),
-                _cost_model(start.inside("cost_model", start.get("cost_model"))),
+                model,
                 starvation_ratio=start.number("starvation_ratio"),
                 interval=start.whole("interval", at_least=1),
                 share_turn_ms=start.number("share_turn_ms") if "share_turn_ms" in start else None,
                 record=lambda event, fields: self._made.append((event, fields)),
+                memory=_memory(start, model),
             )
         except ConfigError as error:
             start.fail("", str(error))
@@ -128,8 +132,21 @@ class _Player:
             return  # it came with the event before
         self._report_unrecorded(fields.line)
         if event == "arrive":
-            stamp = _stamp(fields.inside("stamp", fields.get("stamp")), scheduler.levels.count)
-            scheduler.arrive(fields.text("call"), stamp)
+            scheduler.arrive(
+                fields.text("call"),
+                _stamp(fields.inside("stamp", fields.get("stamp")), scheduler.levels.count),
+                _tokens(fields, "tokens"),
+                fields.whole("root", default=0),
+            )
+        elif event == "admit":
+            cached_tokens = _tokens(fields, "cached_tokens")
+            scheduler.admit(fields.text("call"), _tokens(fields, "tokens"), cached_tokens)
+        elif event == "remove":
+            scheduler.remove(fields.text("call"), _tokens(fields, "tokens"))
+        elif event == "end_program":
+            scheduler.end_program(fields.text("program"))
+        elif event == "programs":
+            scheduler.review_programs()
         elif event == "step":
             work = _work(fields.inside("work", fields.get("work")))
             scheduler.step(work, fields.whole("repeat", at_least=1, default=1))
@@ -137,10 +154,10 @@ class _Player:
             scheduler.use_cost_model(_cost_model(fields))
         elif event == "choose_victims":
             self._choose_victims(fields)
+        elif event == "requeue":
+            scheduler.requeue(fields.text("call"))
         elif event == "short_of":
             scheduler.short_of(_reason(fields))
-        elif event in ("admit", "requeue", "remove"):
-            getattr(scheduler, event)(fields.text("call"))
         else:
             fields.fail("", f"unknown event {event!r}")
 
@@ -162,6 +179,16 @@ class _Player:
         for event, fields in self._made:
             self.differences.append(Difference(line, event, None, _plain(fields)))
         self._made.clear()
+
+
+def _memory(start: Record, model: CostModel) -> ProgramMemory | None:
+    pool_tokens = start.whole("pool_tokens", default=0)
+    return ProgramMemory(pool_tokens, model, admission=True) if pool_tokens else None
+
+
+def _tokens(fields: Record, name: str) -> int:
+    """A size that is written only where something was decided by it."""
+    return fields.whole(name, default=0)
 
 
 def _cost_model(fields: Record) -> CostModel:
@@ -189,6 +216,7 @@ def _stamp(fields: Record, levels: int) -> CallStamp:
         order=fields.whole("order", default=0),
         tenant=fields.text("tenant", ""),
         weight=fields.number("weight", default=1.0),
+        kind=fields.text("kind", default=""),
     )
 
 

@@ -15,8 +15,11 @@ from dataclasses import dataclass
 from autellix_sgl.core import CallStamp, Candidate, Reason, Running, StepWork
 from autellix_sgl.errors import ConfigError
 from autellix_sgl.sim.batch import DecodeBatch, SimCall
+from autellix_sgl.sim.branch import Branch
+from autellix_sgl.sim.eviction import EvictionOrder
 from autellix_sgl.sim.hardware import ServerModel
-from autellix_sgl.sim.prefix_cache import Branch, PrefixCache
+from autellix_sgl.sim.optimum import RecordedCache
+from autellix_sgl.sim.prefix_cache import PrefixCache
 from autellix_sgl.sim.seam import Scheduler, preempts
 from autellix_sgl.workloads import ProgramTrace, TracedCall
 
@@ -45,12 +48,24 @@ class Counters:
 
 
 class Replica:
-    """Drive with :meth:`submit`, then :meth:`round` whenever idle or the last round is over."""
+    """Drive with :meth:`submit`, then :meth:`round` whenever idle or the last round is over.
 
-    def __init__(self, server: ServerModel, scheduler: Scheduler) -> None:
+    *order* says which contexts leave the pool first; *judged*: keep what it takes to say afterwards
+    how many tokens the best order would have found.
+    """
+
+    def __init__(
+        self,
+        server: ServerModel,
+        scheduler: Scheduler,
+        order: EvictionOrder | None = None,
+        *,
+        judged: bool = False,
+    ) -> None:
         self.server = server
         self.calls = scheduler
-        self.cache = PrefixCache(server.kv_tokens, shared=server.prefix_cache)
+        made = RecordedCache if judged else PrefixCache
+        self.cache = made(server.kv_tokens, shared=server.prefix_cache, order=order)
         self.counters = Counters()
         self._known: dict[str, SimCall] = {}
         self._inbox: list[tuple[str, TracedCall, Branch, CallStamp]] = []
@@ -74,7 +89,9 @@ class Replica:
         self._inbox.append((call_id, call, branch, stamp))
 
     def forget(self, program: ProgramTrace) -> None:
+        """The program is over."""
         self.cache.forget(program)
+        self.calls.end_program(program.id)
 
     def take_finished(self) -> list[SimCall]:
         """The calls that ended with the last round, in batch order; still known to the core."""
@@ -90,9 +107,11 @@ class Replica:
         the first step boundary at or past it.
         """
         for call_id, traced, branch, stamp in self._inbox:
-            record = self.calls.arrive(call_id, stamp)
+            record = self.calls.arrive(call_id, stamp, traced.prompt_tokens, branch.root)
             self._known[call_id] = SimCall(record, call_id, traced, branch)
         self._inbox.clear()
+        self.cache.clock_ms = self.calls.clock_ms
+        self.calls.admit_programs()
         victims = self._preemption_pass()
         self._admit()
         for call in victims:
@@ -111,6 +130,8 @@ class Replica:
             return []
         calls.begin_pass()
         best = calls.first_waiting_key()
+        if best is None:
+            return []
         victims = self._park(best)
         # Only a call that is worse than the best that waits can be a victim; mostly there is none.
         worse = [call for call in self._decoding if call.record.key > best]
@@ -140,7 +161,7 @@ class Replica:
         Beyond it nobody is admitted now, so making way would only idle the victims' slots.
         """
         budget = self._prefill_budget()
-        for call_id in self.calls.waiting():
+        for call_id in self.calls.offered():
             if budget <= 0:
                 return
             call = self._known[call_id]
@@ -201,8 +222,9 @@ class Replica:
             if slots <= 0 or budget <= 0:
                 return
             call = self._known[call_id]
-            asked = self._asked_tokens(call)
-            if asked > free and self._num_running:
+            # As upstream, which locks what is cached before it looks again at what is left.
+            unlocked = self.cache.unlocked(call.branch, call.length)
+            if self._asked_tokens(call) + unlocked > free and self._num_running:
                 self._refused_for_memory = True
                 return
             before = self.cache.locked
@@ -228,8 +250,8 @@ class Replica:
             self.counters.prompt_tokens += call.length
             self.counters.cached_tokens += cached
             call.cached_tokens = call.length - call.prefill_left
-        self.cache.acquire(call.branch, call.length)
-        self.calls.admit(call.id)
+        self.cache.acquire(call.branch, call.length, again=bool(call.record.preemptions))
+        self.calls.admit(call.id, call.length, cached)
         self._prefilling.append(call)
 
     # -- the step ---------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from autellix_sgl.core import Forecast, Kinds, Placer, ProcessTable, policy_name
 from autellix_sgl.core.decision_log import Recorder
 from autellix_sgl.core.waits import NO_WAITS, add
 from autellix_sgl.sim.batch import SimCall
+from autellix_sgl.sim.eviction import eviction_order
 from autellix_sgl.sim.hardware import ServerModel
 from autellix_sgl.sim.prompts import Prompts
 from autellix_sgl.sim.replica import Replica
@@ -63,6 +64,7 @@ class Simulation:
         placement: str = "program",
         weights: Mapping[str, float] | None = None,
         record: Recorder | None = None,
+        judged: bool = False,
     ) -> None:
         self.workload = workload
         self.server = system.server(server)
@@ -75,14 +77,16 @@ class Simulation:
             policy,
             lease_s=math.inf,
             max_programs=workload.num_calls + 1,
-            kinds=Kinds() if policy.learns else None,
+            kinds=Kinds() if policy.learns or tuning.watches_memory else None,
             forecast=Forecast(tuning.levels) if policy.learns else None,
         )
         self._prompts = Prompts()
         self.replicas = [
             Replica(
                 self.server,
-                system.scheduler(self.server, tuning, self._remaining_of, record),
+                scheduler := system.scheduler(self.server, tuning, self._remaining_of, record),
+                eviction_order(scheduler, tuning.program_eviction),
+                judged=judged,
             )
             for _ in range(replicas)
         ]
@@ -92,7 +96,8 @@ class Simulation:
         self._number = 0
         self._where: dict[str, tuple[int, int]] = {}
         self._by_id = {run.trace.id: run for run in self.runs}
-        self._not_started = 0
+        self._scheduled = 0
+        self._arrived = 0
         self._weights = weights or {}
 
     def run(self) -> Sequence[ProgramRun]:
@@ -105,6 +110,11 @@ class Simulation:
         unfinished = sum(run.calls_left for run in self.runs)
         assert not unfinished, f"the run is over, but {unfinished} calls are not"
         return self.runs
+
+    @property
+    def filling(self) -> bool:
+        """Whether programs are still to come."""
+        return self._arrived < len(self.runs)
 
     # -- programs ---------------------------------------------------------------------------------
 
@@ -121,14 +131,14 @@ class Simulation:
         return runs
 
     def _open(self) -> None:
-        self._not_started = len(self.runs)
-        for number, run in enumerate(self.runs):
-            if self.workload.concurrency is None:
-                self._at(run.trace.arrival_ms, ARRIVAL, number)
-            elif number < self.workload.concurrency:
-                self._at(0.0, ARRIVAL, number)
-        if self.workload.concurrency is not None:
-            self._not_started = max(0, len(self.runs) - self.workload.concurrency)
+        """Schedule all arrivals; of a closed loop, those that make it full."""
+        full = self.workload.concurrency
+        for run in self.runs[:full]:
+            self._schedule(run.trace.arrival_ms if full is None else 0.0)
+
+    def _schedule(self, time_ms: float) -> None:
+        self._at(time_ms, ARRIVAL, self._scheduled)
+        self._scheduled += 1
 
     def _remaining_of(self, program_id: str) -> float:
         return self._by_id[program_id].remaining_ms
@@ -136,6 +146,7 @@ class Simulation:
     def _arrive(self, program: int, _: int) -> None:
         run = self.runs[program]
         run.arrival_ms = self.now_ms
+        self._arrived += 1
         for index, left in enumerate(run.parents_left):
             if not left:
                 self._ready(program, index)
@@ -175,7 +186,7 @@ class Simulation:
         call_id = done.id
         program, index = self._where.pop(call_id)
         run = self.runs[program]
-        statistics = self.replicas[replica].calls.remove(call_id)
+        statistics = self.replicas[replica].calls.remove(call_id, done.length)
         output_tokens = run.trace.calls[index].output_tokens
         self.placer.finish(call_id, cached_tokens=done.cached_tokens, output_tokens=output_tokens)
         self.table.complete(
@@ -206,9 +217,8 @@ class Simulation:
             self.table.end(run.trace.id)
         for replica in self.replicas:
             replica.forget(run.trace)
-        if self.workload.concurrency is not None and self._not_started:
-            self._at(self.now_ms, ARRIVAL, len(self.runs) - self._not_started)
-            self._not_started -= 1
+        if self._scheduled < len(self.runs):
+            self._schedule(self.now_ms)
 
     # -- replicas ---------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from autellix_sgl.core import CallScheduler, CallStamp, Levels, policy_named
 from autellix_sgl.core.decision_log import Recorder
+from autellix_sgl.core.program_memory import LRU, OFF, WORKING_SET, ProgramMemory
 from autellix_sgl.errors import ConfigError
 from autellix_sgl.sim.hardware import ServerModel
 from autellix_sgl.sim.oracles import RankScheduler
@@ -30,6 +31,20 @@ class Tuning:
     starvation_ratio: float = 32.0
     interval: int = 4
     share_turn_ms: float | None = None
+    program_admission: str = OFF
+    program_eviction: str = LRU
+
+    @property
+    def watches_memory(self) -> bool:
+        """Whether anything is decided by what a scheduler knows of its programs' KV."""
+        return self.program_admission != OFF or self.program_eviction != LRU
+
+    def memory(self, server: ServerModel) -> ProgramMemory | None:
+        """That; None if nothing is."""
+        if not self.watches_memory:
+            return None
+        admits = self.program_admission == WORKING_SET
+        return ProgramMemory(server.kv_tokens, server.cost, admission=admits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +77,7 @@ class System:
             interval=tuning.interval,
             share_turn_ms=tuning.share_turn_ms and tuning.share_turn_ms * server.slots,
             record=record,
+            memory=tuning.memory(server),
         )
 
 

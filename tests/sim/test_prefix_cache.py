@@ -5,7 +5,8 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autellix_sgl.sim.prefix_cache import Branch, PrefixCache
+from autellix_sgl.sim.branch import Branch
+from autellix_sgl.sim.prefix_cache import PrefixCache
 from autellix_sgl.workloads import ProgramBuilder, ProgramTrace, generate
 
 

@@ -18,6 +18,7 @@ from autellix_sgl.core import (
     Candidate,
     CostModel,
     Levels,
+    ProgramMemory,
     Running,
     StepWork,
     policy_named,
@@ -30,25 +31,29 @@ from autellix_sgl.workloads import WorkloadError
 Log = list[tuple[str, dict[str, object]]]
 
 
-def recorder() -> tuple[CallScheduler, Log]:
-    """A scheduler as the engine makes one, and what it tells."""
+def recorder(pool_tokens: int = 0) -> tuple[CallScheduler, Log]:
+    """A scheduler as the engine makes one, with program admission if a pool is given; its log."""
     log: Log = []
+    model = CostModel(1.0, 0.1, 0.01, 0.001)
     scheduler = CallScheduler(
         policy_named("plas"),
         Levels((2.0, 6.0), (2.0, 4.0, math.inf)),
-        CostModel(1.0, 0.1, 0.01, 0.001),
+        model,
         starvation_ratio=1.5,
         interval=2,
         record=lambda event, fields: log.append((event, fields)),
+        memory=ProgramMemory(pool_tokens, model, admission=True) if pool_tokens else None,
     )
     return scheduler, log
 
 
+KINDS = (
+    *("arrive", "admit", "requeue", "step", "jump", "remove", "promote", "cost", "choose"),
+    *("review", "end"),
+)
 EVENTS = st.lists(
     st.tuples(
-        st.sampled_from(
-            ["arrive", "admit", "requeue", "step", "jump", "remove", "promote", "cost", "choose"]
-        ),
+        st.sampled_from(KINDS),
         st.integers(0, 9),
     ),
     max_size=80,
@@ -59,23 +64,27 @@ def drive(scheduler: CallScheduler, log: Log, events: list[tuple[str, int]]) -> 
     """Whatever of *events* is possible, with a change of the cost model now and then."""
     running: list[str] = []
     for number, (event, which) in enumerate(events):
-        waiting = list(scheduler.waiting())
+        waiting, offered = list(scheduler.waiting()), list(scheduler.offered())
         if event == "arrive":
             service = float(which)
-            stamp = CallStamp(f"P{which}", "t", service, service / 3, service)
+            stamp = CallStamp(f"P{which}", f"t{number % 2}", service, service / 3, service)
             if which % 3 == 0:
                 # An order so large that tickets are beyond what a float can tell apart.
                 legs = ((2, 1.5), (0, 0.5), (1, None))
                 stamp = replace(stamp, itinerary=legs, order=10**6 * number)
-            scheduler.arrive(f"c{number}", stamp)
-        elif event == "admit" and waiting:
-            running.append(waiting[which % len(waiting)])
-            scheduler.admit(running[-1])
+            scheduler.arrive(f"c{number}", stamp, 3 * which + number, which % 3)
+        elif event == "admit" and offered:
+            running.append(offered[which % len(offered)])
+            scheduler.admit(running[-1], 20, which)
+        elif event == "review":
+            scheduler.admit_programs()
+        elif event == "end":
+            scheduler.end_program(f"P{which}")
         elif event == "requeue" and running:
             scheduler.requeue(running.pop(which % len(running)))
         elif event == "remove" and waiting + running:
             call = (waiting + running)[which % len(waiting + running)]
-            scheduler.remove(call)
+            scheduler.remove(call, 30)
             running = [other for other in running if other != call]
         elif event == "step":
             prefills = tuple((call, which) for call in running[:1])
@@ -110,11 +119,13 @@ def through_json(log: Log, path: Path) -> Path:
 @given(EVENTS)
 def test_any_recorded_run_decides_the_same_again(events: list[tuple[str, int]]) -> None:
     """Level, ticket and clock of every event, also across changes of the cost model."""
-    scheduler, log = recorder()
-    drive(scheduler, log, events)
-    count, differences = replay(recorded(log))
-    assert count == len(log)
-    assert differences == []
+    for pool_tokens in (0, 60):
+        scheduler, log = recorder(pool_tokens)
+        drive(scheduler, log, events)
+        scheduler.check()
+        count, differences = replay(recorded(log))
+        assert differences == []
+        assert count == len(log)
 
 
 def changed(event: str, field: str, to: object) -> Callable[[Log], None]:

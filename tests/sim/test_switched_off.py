@@ -26,12 +26,13 @@ TUNING = Tuning(levels=Levels.geometric(6, 32.0, 2.0), starvation_ratio=8.0, int
 # Lines that explain and decide nothing.
 EXPLANATIONS = ("waits", "short_of")
 
-# Of the lines without explanations, written by the version before shares, kinds and explanations.
+# Of the lines without explanations, written by the version before shares, kinds, explanations and
+# program memory, whose simulated server was given today's check of memory on admission.
 BEFORE = {
-    "fcfs": "e342814d44e76ef3",
-    "mlfq": "62c93c4c2641a267",
-    "plas": "34afe1eb5c3cf3c7",
-    "atlas": "cb0717ca7b59d539",
+    "fcfs": "21d63007b8cf27df",
+    "mlfq": "e01d199df48c26c6",
+    "plas": "950bf16e2e793f06",
+    "atlas": "31a4dc6041b14044",
 }
 
 
