@@ -163,7 +163,11 @@ class MakingWay:
     def make_room(self, batch: ScheduleBatch) -> list[Req]:
         """Preempt the worst calls until the next decode step fits the KV pool."""
         scheduler = self._scheduler
+        before = len(batch.reqs)
         batch.filter_batch()
+        if len(batch.reqs) < before:
+            # Upstream, which looks next, will not see that somebody has finished.
+            batch.batch_is_full = False
         victims: list[Req] = []
         while len(batch.reqs) > 1 and not batch.check_decode_mem():
             candidates = [r for r in batch.reqs if r.rid in scheduler.calls and can_be_preempted(r)]

@@ -233,6 +233,12 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
 
     # -- out: from the scheduler to the endpoint ------------------------------------------------
 
+    async def _handle_batch_output(self, recv_obj: Any) -> None:
+        await super()._handle_batch_output(recv_obj)
+        # A receive from a socket that has more does not give way, so a stream of outputs, faster
+        # than they are handled, would keep new calls out for seconds (sgl-project/sglang#40635).
+        await asyncio.sleep(0)
+
     def update_request_meta_info(
         self,
         meta_info: dict[str, Any],

@@ -90,6 +90,22 @@ def test_figure_2_waits_less_under_plas_than_under_fcfs(fcfs: Server, plas: Serv
     assert under_plas < under_fcfs
 
 
+def test_a_slot_that_falls_free_is_taken_while_the_other_runs_on(fcfs: Server) -> None:
+    """Four calls of five steps pass through one slot beside a call of 500; nobody is preempted."""
+
+    async def play() -> list[float]:
+        async with httpx.AsyncClient(timeout=120) as client:
+            long_task = asyncio.create_task(run_program(client, fcfs.url, "long", [500]))
+            while not (await client.get(fcfs.url + "/v1/programs/long")).is_success:
+                await asyncio.sleep(0.01)
+            short = [run_program(client, fcfs.url, f"{name}-short", [5]) for name in "PQRS"]
+            waits = await asyncio.gather(*short)
+            await long_task
+            return list(waits)
+
+    assert max(asyncio.run(play())) < 100
+
+
 def long_calls_during_a_stream(server: Server, *, short_programs: int = 60) -> int:
     """How many calls a long program finishes while *short_programs* short ones come and go.
 
