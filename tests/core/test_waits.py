@@ -216,14 +216,14 @@ def test_every_step_of_a_wait_has_one_reason(
 
 @given(st.floats(0, 1e12), st.lists(st.floats(0, 1), min_size=5, max_size=5))
 def test_parts_add_up_in_any_order(wait_ms: float, shares: list[float]) -> None:
-    """Whatever rounding made of them, and close to what they were."""
+    """Whatever rounding made of them, and close to what they were: four cuts, and rounding."""
     total = sum(shares) or 1.0
     rough = [wait_ms * share / total for share in shares]
     parts = settled(wait_ms, rough)
     for order in permutations(parts):
         assert sum(order) == wait_ms
     if any(shares):
-        assert parts == pytest.approx(rough, abs=max(1e-5, 4 * math.ulp(wait_ms)))
+        assert parts == pytest.approx(rough, abs=max(1e-5, 8 * math.ulp(wait_ms)))
 
 
 def test_ranks_that_nobody_can_be_in_are_forgotten() -> None:
