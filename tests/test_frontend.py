@@ -22,6 +22,7 @@ import requests
 from requests.adapters import BaseAdapter
 
 import autellix_sgl
+from autellix_sgl.core import Hints
 from autellix_sgl.errors import InvalidProgram
 from autellix_sgl.frontend import place as frontend_place
 from autellix_sgl.frontend.place import Place, current
@@ -97,6 +98,19 @@ def test_a_run_has_an_id_of_its_own() -> None:
     for bad in ("", "x" * 257, "a\nb"):
         with pytest.raises(InvalidProgram):
             autellix_sgl.program(id=bad)
+
+
+def test_what_a_program_expects_is_the_outermost_ones() -> None:
+    """And each of its calls says so; what cannot be expected is refused."""
+    expected = {"x-program-expected-calls": "12", "x-program-expected-tokens": "3000"}
+    with autellix_sgl.program(expected_calls=12, expected_tokens=3000) as p:
+        with p.thread("t"):
+            assert expected.items() <= p.headers().items()
+        child = autellix_sgl.program(expected_calls=99)
+        assert expected.items() <= child.headers().items()
+    for bad in (0, -1, 1.5, True, "7", 10**9 + 1):
+        with pytest.raises(InvalidProgram, match="expected_tokens"):
+            autellix_sgl.program(expected_tokens=bad)  # type: ignore[arg-type]
 
 
 def test_code_in_the_block_is_in_the_program() -> None:
@@ -476,12 +490,13 @@ def test_what_is_sent_is_what_the_server_reads() -> None:
     ours = {value for name, value in vars(frontend_place).items() if name.endswith("_HEADER")}
     assert ours <= names
     assert set(ENDPOINTS) == GENERATION_PATHS
-    place = Place("p", "t", "q")
+    place = Place("p", "t", "q", expected_calls=12, expected_tokens=3000)
     raw = [(name.encode(), value.encode()) for name, value in place.headers().items()]
     by_header = IdentityReader().read(raw, b"{}").identity
     by_body = IdentityReader().read([], json.dumps({"program": place.as_field()}).encode()).identity
     assert by_header == by_body
     assert (by_body.program, by_body.thread, by_body.parent) == ("p", "t", "q")
+    assert by_body.hints == Hints(calls=12, tokens=3000)
 
 
 def test_the_frontend_needs_nothing_that_is_not_used() -> None:

@@ -19,6 +19,8 @@ T = TypeVar("T")
 PROGRAM_HEADER = "x-program-id"
 THREAD_HEADER = "x-program-thread"
 PARENT_HEADER = "x-program-parent"
+EXPECTED_CALLS_HEADER = "x-program-expected-calls"
+EXPECTED_TOKENS_HEADER = "x-program-expected-tokens"
 # SGLang's gateway sends requests with the same key to the same server. It passes this header on and
 # none of the above, so the server behind it knows the program by this one.
 ROUTING_HEADER = "x-smg-routing-key"
@@ -61,13 +63,16 @@ class Owner(Protocol):
 class Place:
     """A program, a thread of it (empty: the main one), and the program it is a child of.
 
-    ``root`` is the outermost program, None if that is this one.
+    ``root`` is the outermost program, None if that is this one. ``expected_calls`` and
+    ``expected_tokens`` are what the outermost one is expected to ask for in all.
     """
 
     program: str
     thread: str = ""
     parent: str | None = None
     root: str | None = None
+    expected_calls: int | None = None
+    expected_tokens: int | None = None
     owner: Owner | None = field(default=None, repr=False, compare=False)
 
     def headers(self) -> dict[str, str]:
@@ -77,15 +82,23 @@ class Place:
             headers[THREAD_HEADER] = self.thread
         if self.parent is not None:
             headers[PARENT_HEADER] = self.parent
+        if self.expected_calls is not None:
+            headers[EXPECTED_CALLS_HEADER] = str(self.expected_calls)
+        if self.expected_tokens is not None:
+            headers[EXPECTED_TOKENS_HEADER] = str(self.expected_tokens)
         return headers
 
-    def as_field(self) -> dict[str, str]:
+    def as_field(self) -> dict[str, str | int]:
         """The same as the ``program`` field of a body."""
-        said = {"id": self.program}
+        said: dict[str, str | int] = {"id": self.program}
         if self.thread:
             said["thread"] = self.thread
         if self.parent is not None:
             said["parent"] = self.parent
+        if self.expected_calls is not None:
+            said["expected_calls"] = self.expected_calls
+        if self.expected_tokens is not None:
+            said["expected_tokens"] = self.expected_tokens
         return said
 
     def within(self, thread: str) -> Place:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from requests import Session
 
 MAX_ID_CHARACTERS = 256
+MAX_EXPECTED = 1_000_000_000
 
 
 class Program:
@@ -44,12 +45,17 @@ class Program:
         id: str | None = None,
         base_url: str | None = None,
         api_key: str | None = None,
+        expected_calls: int | None = None,
+        expected_tokens: int | None = None,
     ) -> None:
         """Name a run. *name* and a random part are its id, unless *id* is the whole of it.
 
         *base_url* and *api_key* are the server's, with ``/v1`` or without: the clients made by
         this object then need neither, and the server learns of the end even if this process made
-        no call itself. Raises InvalidProgram if the id cannot be one.
+        no call itself. *expected_calls* and *expected_tokens*, if you know, are what the whole run
+        will make and generate; a server with ``--program-policy gittins`` makes use of them. A
+        child's are not asked for: the outermost program's count. Raises InvalidProgram if the id
+        cannot be one, or nothing can be expected so.
         """
         self.id = _checked(id if id is not None else f"{name}-{uuid.uuid4().hex[:12]}")
         self.base_url = base_url
@@ -59,7 +65,18 @@ class Program:
         self._outer = None if outer is None else outer.owner
         parent = None if outer is None else outer.program
         root = None if outer is None else outer.root or outer.program
-        self.place = Place(self.id, parent=parent, root=root, owner=self)
+        calls = _checked_count("expected_calls", expected_calls)
+        tokens = _checked_count("expected_tokens", expected_tokens)
+        if outer is not None:
+            calls, tokens = outer.expected_calls, outer.expected_tokens
+        self.place = Place(
+            self.id,
+            parent=parent,
+            root=root,
+            expected_calls=calls,
+            expected_tokens=tokens,
+            owner=self,
+        )
         self.service_ms: dict[str, float] = {} if self._outer is None else self._outer.service_ms
         self._servers: dict[str, Listener] = {}
         if base_url is not None:
@@ -209,3 +226,10 @@ def _checked(value: str) -> str:
     if 1 <= len(value) <= MAX_ID_CHARACTERS and value.isprintable():
         return value
     raise InvalidProgram("id", f"must have 1 to {MAX_ID_CHARACTERS} printable characters")
+
+
+def _checked_count(name: str, value: int | None) -> int | None:
+    """*value* if the server will take it for what is expected; raises InvalidProgram."""
+    if value is None or (type(value) is int and 1 <= value <= MAX_EXPECTED):
+        return value
+    raise InvalidProgram(name, f"must be a whole number from 1 to {MAX_EXPECTED}")
