@@ -42,13 +42,18 @@ def server(tiny_model: Path, folder: Path) -> Iterator[Server]:
     assert replayed["identical"], replayed["differences"]
 
 
-def call(server: Server, program: str, kind: str, *, end: bool, **more: Any) -> dict[str, Any]:
-    """One call of *program*; returns what its response says of the program."""
+def call(
+    server: Server, program: str, kind: str, *, end: bool, tokens: int | None = None, **more: Any
+) -> dict[str, Any]:
+    """One call of *program*; returns what its response says of the program.
+
+    Of as many tokens as its kind's calls have, or of *tokens*.
+    """
     question = [5000 + sum(program.encode()) % 500] * 8
     answer = server.generate(
         {
             "input_ids": SYSTEMS[kind] + question,
-            "sampling_params": generation(TOKENS[kind]),
+            "sampling_params": generation(tokens or TOKENS[kind]),
             "program": {"id": program, "end": end, **more},
         }
     )
@@ -65,25 +70,35 @@ def test_programs_that_begin_alike_are_of_one_kind(server: Server) -> None:
 
 
 def test_a_call_of_a_kind_of_long_programs_enters_a_worse_level(server: Server) -> None:
-    """Although its program has had nothing yet; under plas both would enter the best."""
-    short = call(server, "new-short", "short", end=True)
-    long = call(server, "new-long", "long", end=True)
+    """Although its program has had nothing yet; under plas both would enter the best.
+
+    One token, so that they leave in the level that they entered.
+    """
+    short = call(server, "new-short", "short", end=True, tokens=1)
+    long = call(server, "new-long", "long", end=True, tokens=1)
     assert short["priority_ms"] == long["priority_ms"] == 0
     assert short["level"] < long["level"]
 
 
 def test_a_call_of_no_known_kind_goes_by_attained_service(server: Server) -> None:
     """The best level at first, and one further with each quantum."""
-    answer = server.generate(
-        {"input_ids": [7] * 12, "sampling_params": generation(3), "program": {"id": "stranger"}}
-    )
-    assert answer["meta_info"]["program"]["level"] == 0
+    levels = [
+        server.generate(
+            {
+                "input_ids": [7] * 12,
+                "sampling_params": generation(tokens),
+                "program": {"id": "stranger"},
+            }
+        )["meta_info"]["program"]["level"]
+        for tokens in (1, 6)
+    ]
+    assert levels == [0, 1]
     assert server.programs()["stranger"]["kind"] is None
 
 
 def test_an_expectation_changes_the_level_by_one_at_most(server: Server) -> None:
     plain, less, more = (
-        call(server, f"hinted-{calls}", "long", end=True, **hints)["level"]
+        call(server, f"hinted-{calls}", "long", end=True, tokens=1, **hints)["level"]
         for calls, hints in ((0, {}), (1, {"expected_tokens": 1}), (2, {"expected_calls": 900}))
     )
     assert plain - 1 <= less <= plain <= more <= plain + 1
