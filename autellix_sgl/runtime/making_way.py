@@ -56,7 +56,9 @@ class MakingWay:
         parked = self._park_chunked_prefill(best)
         if any(req.finished() for req in running_batch.reqs):
             running_batch.filter_batch()
-            running_batch.batch_is_full = False
+        # Let upstream look again: slots have fallen free, or the head of the queue, for which the
+        # pool had no room, is another call.
+        running_batch.batch_is_full = False
         by_id = {req.rid: req for req in running_batch.reqs}
         chosen = calls.choose_victims(
             self._candidates(),
@@ -69,9 +71,6 @@ class MakingWay:
         if victims:
             self._note(victims)
             preempt(running_batch, victims)
-        elif self.memory_is_short:
-            # The head of the queue may be another call by now; let upstream look again.
-            running_batch.batch_is_full = False
         self._scheduler.counters.preemptions += len(victims)
         return parked + victims
 
@@ -165,8 +164,9 @@ class MakingWay:
         scheduler = self._scheduler
         before = len(batch.reqs)
         batch.filter_batch()
-        if len(batch.reqs) < before:
-            # Upstream, which looks next, will not see that somebody has finished.
+        if len(batch.reqs) < before and not scheduler.calls.policy.uses_levels:
+            # Upstream, which looks next, will not see that somebody has finished. Where there are
+            # passes, the next one does: calls that take the slots together hold the others up once.
             batch.batch_is_full = False
         victims: list[Req] = []
         while len(batch.reqs) > 1 and not batch.check_decode_mem():
