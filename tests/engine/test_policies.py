@@ -49,8 +49,14 @@ def plas_beta(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     yield from start(tiny_model, tmp_path_factory.mktemp("plas-beta"), *flags)
 
 
+@pytest.fixture(scope="module")
+def rare_passes(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    flags = ["--program-policy", "plas", "--program-schedule-interval", "4"]
+    yield from start(tiny_model, tmp_path_factory.mktemp("rare-passes"), *flags)
+
+
 async def run_program(
-    client: httpx.AsyncClient, url: str, name: str, lengths: Sequence[int]
+    client: httpx.AsyncClient, url: str, name: str, lengths: Sequence[int], *, ends: bool = True
 ) -> float:
     """The program's calls one after another; the sum of what they waited, in steps."""
     waited = 0.0
@@ -59,7 +65,7 @@ async def run_program(
             # Prompts of different programs share nothing: service is what was forced, not cached.
             "input_ids": [1000 + ord(name[0]) * 100 + index] * 4,
             "sampling_params": generation(tokens),
-            "program": {"id": name, "end": index == len(lengths) - 1},
+            "program": {"id": name, "end": ends and index == len(lengths) - 1},
         }
         response = await client.post(url + "/generate", json=body)
         response.raise_for_status()
@@ -90,16 +96,25 @@ def test_figure_2_waits_less_under_plas_than_under_fcfs(fcfs: Server, plas: Serv
     assert under_plas < under_fcfs
 
 
-def test_a_slot_that_falls_free_is_taken_while_the_other_runs_on(fcfs: Server) -> None:
-    """Four calls of five steps pass through one slot beside a call of 500; nobody is preempted."""
+@pytest.mark.parametrize("policy", ["fcfs", "rare_passes"])
+def test_a_slot_that_falls_free_is_taken_while_the_other_runs_on(
+    policy: str, request: pytest.FixtureRequest
+) -> None:
+    """Four calls of five steps pass through one slot beside a call of 500; nobody is preempted.
+
+    Under plas too, since all of their programs have been through the best level before.
+    """
+    url = request.getfixturevalue(policy).url
+    shorts = [f"{name}-short" for name in "PQRS"]
 
     async def play() -> list[float]:
         async with httpx.AsyncClient(timeout=120) as client:
-            long_task = asyncio.create_task(run_program(client, fcfs.url, "long", [500]))
-            while not (await client.get(fcfs.url + "/v1/programs/long")).is_success:
+            for name in ("long", *shorts):
+                await run_program(client, url, name, [3 * UNIT], ends=False)
+            long_task = asyncio.create_task(run_program(client, url, "long", [500]))
+            while not (await client.get(url + "/v1/programs/long")).json()["active_calls"]:
                 await asyncio.sleep(0.01)
-            short = [run_program(client, fcfs.url, f"{name}-short", [5]) for name in "PQRS"]
-            waits = await asyncio.gather(*short)
+            waits = await asyncio.gather(*(run_program(client, url, name, [5]) for name in shorts))
             await long_task
             return list(waits)
 
