@@ -245,6 +245,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
         queue = self.waiting_queue
         assert isinstance(queue, WaitingCalls)
         free_slots = self.free_slots(running_batch)
+        looks = not running_batch.batch_is_full
         window = queue.window(max(free_slots, 0) + self._spare_candidates)
         self.waiting_queue = window
         try:
@@ -257,9 +258,12 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
                 queue.admit(req)
                 self.recomputation.came_back(req)
         admitted = len(window.offered) - len(left)
-        memory_is_short = bool(left) and free_slots > admitted and plan.running_batch.batch_is_full
-        self.making_way.memory_is_short = memory_is_short
-        self.calls.short_of(Reason.MEMORY if memory_is_short else Reason.SLOTS)
+        if looks or not left:
+            # A slot that is free while the batch still counts as full waits for the next pass.
+            full = plan.running_batch.batch_is_full
+            memory_is_short = bool(left) and free_slots > admitted and full
+            self.making_way.memory_is_short = memory_is_short
+            self.calls.short_of(Reason.MEMORY if memory_is_short else Reason.SLOTS)
         return plan
 
     @property
