@@ -25,10 +25,17 @@ import autellix_sgl
 from autellix_sgl.core import Hints
 from autellix_sgl.errors import InvalidProgram
 from autellix_sgl.frontend import place as frontend_place
+from autellix_sgl.frontend import programs
 from autellix_sgl.frontend.place import Place, current
 from autellix_sgl.frontend.remote import ENDPOINTS, Server
 from autellix_sgl.runtime.identity import IdentityReader
-from autellix_sgl.runtime.identity.sources import OWN, SERVICE_FIELDS, SOURCES
+from autellix_sgl.runtime.identity.sources import (
+    MAX_EXPECTED,
+    MAX_ID_CHARACTERS,
+    OWN,
+    SERVICE_FIELDS,
+    SOURCES,
+)
 from autellix_sgl.runtime.identity_middleware import GENERATION_PATHS
 
 URL = "http://127.0.0.1:9"
@@ -497,6 +504,8 @@ def test_what_is_sent_is_what_the_server_reads() -> None:
     assert by_header == by_body
     assert (by_body.program, by_body.thread, by_body.parent) == ("p", "t", "q")
     assert by_body.hints == Hints(calls=12, tokens=3000)
+    limits = (programs.MAX_ID_CHARACTERS, programs.MAX_EXPECTED)
+    assert limits == (MAX_ID_CHARACTERS, MAX_EXPECTED)
 
 
 def test_the_frontend_needs_nothing_that_is_not_used() -> None:

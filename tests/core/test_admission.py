@@ -60,6 +60,11 @@ class Server:
         self.step(ms, call)
         self.finish(call, tokens)
 
+    def learn_short_gaps(self, program: str, tokens: int) -> None:
+        """The program comes back at once, again and again."""
+        for _ in range(200):
+            self.run(program, tokens, ms=2)
+
     @property
     def offered(self) -> list[str]:
         return list(self.calls.offered())
@@ -107,8 +112,7 @@ def test_the_calls_of_a_program_that_is_in_are_never_held() -> None:
 def test_an_idle_program_that_is_expected_back_keeps_its_place() -> None:
     """All gaps seen are short, so one that has just begun is kept for."""
     server = Server()
-    for _ in range(200):
-        server.run("p", 600, ms=2)
+    server.learn_short_gaps("p", 600)
     other = server.arrive("busy", 10)
     server.admit(other)
     held = server.arrive("q", 600)
@@ -117,8 +121,7 @@ def test_an_idle_program_that_is_expected_back_keeps_its_place() -> None:
 
 def test_an_idle_program_that_is_overdue_makes_room() -> None:
     server = Server()
-    for _ in range(200):
-        server.run("p", 600, ms=2)
+    server.learn_short_gaps("p", 600)
     other = server.arrive("busy", 10)
     server.admit(other)
     held = server.arrive("q", 600)
@@ -153,8 +156,7 @@ def test_a_program_of_the_same_level_waits_longer_for_a_place_but_not_for_ever()
     """600 tokens cost 60 ms to compute; equals make way after 32 times that, to who came before."""
     server = Server()
     server.service.update(p=1e5, q=1e5)
-    for _ in range(200):
-        server.run("p", 600, ms=2)
+    server.learn_short_gaps("p", 600)
     server.admit(server.arrive("busy", 10))
     first = server.arrive("p", 600)
     server.admit(first)
