@@ -10,6 +10,7 @@ from autellix_sgl.patches.record import Patch
 MODULE = "sglang.srt.managers.scheduler"
 RESULTS = "sglang.srt.managers.scheduler_components.batch_result_processor"
 STREAMER = "sglang.srt.managers.scheduler_components.output_streamer"
+TIMES = "sglang.srt.observability.req_time_stats"
 
 # Overridden by the subclass, or assumed by what it overrides.
 METHODS = (
