@@ -48,6 +48,7 @@ from autellix_sgl.runtime.decision_digest import DecisionDigest
 from autellix_sgl.runtime.making_way import MakingWay
 from autellix_sgl.runtime.metrics import SchedulerMetrics
 from autellix_sgl.runtime.output_streamer import ProgramOutputStreamer
+from autellix_sgl.runtime.preemption import keep_positions
 from autellix_sgl.runtime.program_cache import ProgramRadixCache
 from autellix_sgl.runtime.recomputation import Recomputation
 from autellix_sgl.runtime.schedule_policy import LevelSchedulePolicy
@@ -247,6 +248,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
         free_slots = self.free_slots(running_batch)
         looks = not running_batch.batch_is_full
         window = queue.window(max(free_slots, 0) + self._spare_candidates)
+        keep_positions(window)
         self.waiting_queue = window
         try:
             plan = super().get_new_batch_prefill(running_batch)

@@ -191,7 +191,7 @@ schedules = st.lists(st.sets(st.integers(0, 2)), max_size=12)
 def test_penalties_are_those_of_the_request_alone(
     served: list[Request], schedule: list[set[int]], overlap: bool
 ) -> None:
-    """To the last bit, in every step, whatever is preempted, admitted again or prefilled between."""
+    """To the last bit, in every step, whatever is preempted, admitted or prefilled in between."""
     expected = {id(request): alone(request, overlap=overlap) for request in served}
     server = Server(served, overlap=overlap)
     for wanted in schedule:
