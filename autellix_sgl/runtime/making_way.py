@@ -18,6 +18,7 @@ from autellix_sgl.runtime.preemption import (
     release_into_tree,
     steps_left,
 )
+from autellix_sgl.runtime.room import Length, Room, room_in, short_of
 from autellix_sgl.runtime.waiting import WaitingCalls
 
 if TYPE_CHECKING:
@@ -60,11 +61,12 @@ class MakingWay:
         # pool had no room, is another call.
         running_batch.batch_is_full = False
         by_id = {req.rid: req for req in running_batch.reqs}
+        room = self._room(running_batch)
         chosen = calls.choose_victims(
-            self._candidates(),
-            [self._as_running(req) for req in running_batch.reqs if req.rid in calls],
+            self._candidates(room),
+            [self._as_running(req, room) for req in running_batch.reqs if req.rid in calls],
             free_slots=self._scheduler.free_slots(running_batch),
-            free_tokens=self._free_tokens(running_batch),
+            free_tokens=room.free,
             min_steps_left=PREEMPTION_COST_STEPS + 1,
         )
         victims = [by_id[rid] for rid in chosen]
@@ -74,24 +76,26 @@ class MakingWay:
         self._scheduler.counters.preemptions += len(victims)
         return parked + victims
 
-    def _candidates(self) -> Iterator[Candidate]:
+    def _candidates(self, room: Room) -> Iterator[Candidate]:
         """The waiting calls, best first, with what they ask of memory if memory is short."""
         scheduler = self._scheduler
         queue = scheduler.waiting_queue
         assert isinstance(queue, WaitingCalls)
         for req in queue.offered():
-            tokens = 0
-            if self.memory_is_short:
-                new_tokens = min(steps_left(req), CLIP_MAX_NEW_TOKENS)
-                known = req.seqlen - req.num_matched_prefix_tokens
-                tokens = known + new_tokens + scheduler.page_size
+            tokens = room.taken_by(self._asked_tokens(req)) if self.memory_is_short else 0
             yield Candidate(self._key(req, waiting=True), tokens)
 
-    def _as_running(self, req: Req) -> Running:
+    def _asked_tokens(self, req: Req) -> int:
+        """What upstream's admission asks of the pool for a waiting request."""
+        new_tokens = min(steps_left(req), CLIP_MAX_NEW_TOKENS)
+        known = req.seqlen - req.num_matched_prefix_tokens
+        return int(known + new_tokens + self._scheduler.page_size)
+
+    def _as_running(self, req: Req, room: Room) -> Running:
         return Running(
             id=req.rid,
             key=self._key(req, waiting=False),
-            tokens=req.seqlen + self._reserved_tokens(req),
+            tokens=room.taken_by(req.seqlen + self._reserved_tokens(req)),
             steps_left=steps_left(req),
             preemptible=can_be_preempted(req) and not self._has_logprobs_in_flight(req),
         )
@@ -127,11 +131,19 @@ class MakingWay:
         left = min(steps_left(req), CLIP_MAX_NEW_TOKENS)
         return int(left * self._scheduler.new_token_ratio_tracker.current)
 
-    def _free_tokens(self, running_batch: ScheduleBatch) -> int:
+    def _room(self, running_batch: ScheduleBatch) -> Room:
+        """The KV pool that is short if memory is, else the one of all tokens."""
         scheduler = self._scheduler
         budget = scheduler.token_to_kv_pool_allocator.create_prefill_budget(scheduler.tree_cache)
-        reserved = sum(self._reserved_tokens(req) for req in running_batch.reqs)
-        return int(budget.remaining_total) - reserved
+        running = [Length(req.seqlen, self._reserved_tokens(req)) for req in running_batch.reqs]
+        every = room_in(int(budget.remaining_total), running)
+        if not (self.memory_is_short and scheduler.is_hybrid_swa):
+            return every
+        queue = scheduler.waiting_queue
+        assert isinstance(queue, WaitingCalls)
+        window = scheduler.tree_cache.sliding_window_size + scheduler.page_size
+        of_window = room_in(int(budget.remaining_swa), running, window)
+        return short_of(self._asked_tokens(next(queue.offered())), (every, of_window))
 
     def _park_chunked_prefill(self, best: Key) -> list[Req]:
         """Take a half-done prefill out of the way of a better call; its chunks stay in the tree.

@@ -14,7 +14,10 @@ from autellix_sgl.runtime import preemption
 from autellix_sgl.runtime.preemption import can_be_preempted, keep_positions, release_into_tree
 
 # isort: split
+from sglang.srt.layers import sampler
 from sglang.srt.managers.schedule_batch import Req
+from sglang.srt.model_executor.forward_batch_info import ForwardMode
+from sglang.srt.model_executor.model_runner import ModelRunner
 from sglang.srt.sampling.sampling_params import SamplingParams
 
 ORDINARY: dict[str, Any] = {
@@ -188,16 +191,63 @@ def test_sglang_itself_lets_positions_grow() -> None:
     assert request.positions.shape == (3, 5 + 4 + 4)
 
 
-def test_sampling_with_a_seed_is_a_function_of_the_position() -> None:
-    """Whatever row of whatever batch, prefill or decode: seed and position say what is drawn."""
-    from sglang.srt.layers.sampler import multinomial_with_seed
+def test_sampling_with_a_seed_is_a_function_of_the_position(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever row of whatever batch: seed, position and logits say what is drawn.
 
-    logprobs = torch.log_softmax(torch.randn(1, 64), dim=-1).expand(6, -1)
+    The hash itself has no form for the CPU here; any function of the same numbers stands for it.
+    """
+
+    def hashed(seed: torch.Tensor, positions: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        rows = seed.to(torch.int64) * 40503 + positions * 65599
+        return (rows[:, None] * 2654435761 + columns * 97654321 + 12345) % (2**32 - 1)
+
+    monkeypatch.setattr(sampler, "murmur_hash32", hashed)
+    draw = sampler.multinomial_with_seed._torchdynamo_orig_callable
+    logprobs = torch.log_softmax(torch.linspace(0, 1, 64), dim=0).expand(6, -1)
     seeds = torch.tensor([7, 7, 7, 8, 7, 8])
     positions = torch.tensor([10, 11, 10, 11, 12, 11])
-    drawn = multinomial_with_seed(logprobs, seeds, positions).flatten()
+    drawn = draw(logprobs, seeds, positions).flatten().tolist()
     for row in range(6):
-        single = multinomial_with_seed(logprobs[:1], seeds[row : row + 1], positions[row : row + 1])
-        assert single.flatten().tolist() == [drawn[row]]
+        one = slice(row, row + 1)
+        assert draw(logprobs[one], seeds[one], positions[one]).flatten().tolist() == [drawn[row]]
     assert drawn[0] == drawn[2]
     assert drawn[3] == drawn[5]
+    assert len(set(drawn)) > 1
+
+
+def position_sampled_at(length: int, mode: ForwardMode) -> list[int]:
+    """Where SGLang takes the next token of a request with *length* tokens to be."""
+    seen: list[torch.Tensor] = []
+
+    def sample(*args: Any) -> torch.Tensor:
+        seen.append(args[-1])
+        return torch.zeros(1, dtype=torch.int64)
+
+    runner = SimpleNamespace(
+        sampling_observer=None,
+        _preprocess_logits=lambda *_: None,
+        sampler=sample,
+        ngram_embedding_manager=SimpleNamespace(update_after_decode=lambda **_: None),
+    )
+    step = SimpleNamespace(
+        sampling_info=None,
+        return_logprob=False,
+        top_logprobs_nums=None,
+        token_ids_logprobs=None,
+        forward_mode=mode,
+        positions=torch.tensor([length - 1]),
+        seq_lens=torch.tensor([length]),
+        seq_lens_cpu=torch.tensor([length]),
+        req_pool_indices=torch.tensor([0]),
+        batch_size=1,
+    )
+    ModelRunner.sample(runner, SimpleNamespace(), step)
+    return list(seen[0].tolist())
+
+
+@pytest.mark.parametrize("mode", [ForwardMode.EXTEND, ForwardMode.MIXED, ForwardMode.DECODE])
+def test_a_token_has_one_position_however_it_is_computed(mode: ForwardMode) -> None:
+    """The prefill of a request that comes back samples where the decode step would have."""
+    assert position_sampled_at(17, mode) == [16]
