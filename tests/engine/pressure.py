@@ -29,7 +29,7 @@ class Answer:
     tokens: list[int]
     text: str
     meta: dict[str, Any]
-    texts: tuple[str, ...] = ()
+    texts: tuple[str, ...]
 
     @property
     def preemptions(self) -> int:
@@ -37,9 +37,12 @@ class Answer:
 
 
 def alone(server: Server, body: Mapping[str, Any]) -> Answer:
-    """The answer of a call that nobody disturbs."""
-    answer = server.generate(body)
-    return Answer(answer["output_ids"], answer["text"], answer["meta_info"])
+    """The answer of a streamed call that nobody disturbs."""
+
+    async def nothing(_: httpx.AsyncClient) -> None:
+        return
+
+    return disturbed(server, body, nothing)
 
 
 def pressed(
