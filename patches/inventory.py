@@ -8,12 +8,14 @@ from autellix_sgl.patches import (
     cpu_last_loc,
     cpu_paged_allocator,
     cpu_support_triton,
+    penalties,
     scheduler_class,
 )
 from autellix_sgl.patches.record import Patch
 
 PATCHES: tuple[Patch, ...] = (
     scheduler_class.PATCH,
+    penalties.PATCH,
     cpu_paged_allocator.PATCH,
     cpu_support_triton.PATCH,
     cpu_last_loc.PATCH,

@@ -31,6 +31,9 @@ class Tree:
     locked: int = 0
     dropped: int = 0
 
+    def supports_mamba(self) -> bool:
+        return False
+
     def release(self, request: Any, *, is_insert: bool) -> None:
         if not is_insert:
             self.free += request.seqlen
@@ -96,6 +99,7 @@ def pressed(
         tree_cache=tree,
         token_to_kv_pool_allocator=SimpleNamespace(create_prefill_budget=budget),
         new_token_ratio_tracker=SimpleNamespace(current=1.0),
+        is_hybrid_swa=False,
         enable_overlap=True,
         enable_hierarchical_cache=host_tier,
         schedule_stream=Stream(),
