@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import Any
 from fastapi import Request
 from sglang.srt.constants import HEALTH_CHECK_RID_PREFIX
 from sglang.srt.managers.io_struct import (
-    AbortReq,
     EmbeddingReqInput,
     GenerateReqInput,
     TokenizedEmbeddingReqInput,
@@ -26,13 +25,12 @@ from sglang.srt.server_args import PortArgs, ServerArgs
 
 from autellix_sgl.config import ProgramArgs
 from autellix_sgl.core import (
-    CallStatistics,
     Forecast,
     Kinds,
     ProcessTable,
     Program,
-    by_reason,
 )
+from autellix_sgl.runtime.call_ends import CallEnds, CallStates
 from autellix_sgl.runtime.call_progress import (
     REQUEST_ATTRIBUTE,
     ProgramRequest,
@@ -40,14 +38,15 @@ from autellix_sgl.runtime.call_progress import (
 )
 from autellix_sgl.runtime.identity import ANONYMOUS, Identity, IdentityReader
 from autellix_sgl.runtime.metrics import TABLE_PERIOD_S, TableMetrics
+from autellix_sgl.runtime.opening import Opening
 from autellix_sgl.runtime.replicas import Replicas
 from autellix_sgl.runtime.responses import ResponsePrograms
 from autellix_sgl.runtime.shares import PERIOD_S as SHARES_PERIOD_S
 from autellix_sgl.runtime.shares import SharesFile
+from autellix_sgl.runtime.token_ids import check_token_ids
 from autellix_sgl.runtime.wire import (
     CALLS_KEY,
     REPORT_KEY,
-    CallReport,
     ExplainCallsReq,
     ProgramGenerateReqInput,
     ProgramsOver,
@@ -99,6 +98,10 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
             TableMetrics(model=self.served_model_name) if self.enable_metrics else None
         )
         self.replicas = self._make_replicas()
+        self.ends = CallEnds(self.table, self.replicas, self.program_metrics)
+        # Empty so far, like SGLang's own that it takes the place of.
+        self.rid_to_state = CallStates(self.ends.gone)
+        self.opening = Opening()
 
     def _make_replicas(self) -> Replicas | None:
         """The placement of calls on replicas, None if there is one replica or SGLang places."""
@@ -132,7 +135,9 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
         if isinstance(obj, GenerateReqInput):
             setattr(obj, CHOSEN_ATTRIBUTE, obj.rid is not None)
             setattr(obj, REQUEST_ATTRIBUTE, _request_behind(obj, request))
-        stream: AsyncIterator[Any] = super().generate_request(obj, request)
+        stream: AsyncGenerator[Any, None] = super().generate_request(obj, request)
+        if request is not None and self.opening.holds(obj, request):
+            return self.opening.outputs(stream, obj, request)
         return stream
 
     def _init_req_state(
@@ -145,6 +150,21 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
             for index in range(len(obj.rid)):
                 setattr(obj[index], REQUEST_ATTRIBUTE, whole.for_prompt(index))
                 setattr(obj[index], CHOSEN_ATTRIBUTE, getattr(obj, CHOSEN_ATTRIBUTE))
+            # Nor do they use the ids that they are given here; they get others when they are sent,
+            # and a server that is told to stop would wait for these for ever.
+            for rid in obj.rid[obj.batch_size :]:
+                del self.rid_to_state[rid]
+
+    def _validate_one_request(
+        self, obj: GenerateReqInput | EmbeddingReqInput, input_ids: list[int] | None
+    ) -> None:
+        # A multimodal prompt has placeholders of its model's own, outside of the vocabulary too.
+        if input_ids is not None and not obj.contains_mm_input():
+            # An adapter may add tokens behind the model's.
+            size = None if self.enable_lora and obj.lora_path else self.model_config.vocab_size
+            continues = bool(getattr(obj, "session_params", None))
+            check_token_ids(input_ids, size, continues=continues)
+        super()._validate_one_request(obj, input_ids)
 
     async def _send_one_request(
         self, tokenized_obj: TokenizedGenerateReqInput | TokenizedEmbeddingReqInput
@@ -157,15 +177,10 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
             return
         request = request_of(self.rid_to_state[rid].obj).named(rid)
         tag = self._arrive(rid, request, tokenized_obj.input_ids or ())
-        try:
-            if self.replicas is not None:
-                self.replicas.place(tokenized_obj, self.table.program_of(rid).footprint)
-            await super()._send_one_request(ProgramGenerateReqInput.of(tokenized_obj, tag))
-        except BaseException:
-            self.table.abort(rid, now=time.time())
-            if self.replicas is not None:
-                self.replicas.abort(rid)
-            raise
+        # Should any of this fail, SGLang forgets the state, and the call leaves the table with it.
+        if self.replicas is not None:
+            self.replicas.place(tokenized_obj, self.table.program_of(rid).footprint)
+        await super()._send_one_request(ProgramGenerateReqInput.of(tokenized_obj, tag))
 
     async def _send_batch_request(
         self, tokenized_objs: list[TokenizedGenerateReqInput | TokenizedEmbeddingReqInput]
@@ -257,60 +272,8 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
         progress.note(report)
         if finish_reason is not None and self.table.has_call(meta_info["id"]):
             aborted = finish_reason.get("type") == "abort"
-            progress.service_ms = self._leave(meta_info, report, aborted=aborted).service_ms
-
-    def _leave(self, meta_info: dict[str, Any], report: CallReport, *, aborted: bool) -> Program:
-        """Charge a call that left to its program, and say in its response how it fared."""
-        rid = meta_info["id"]
-        call = self.table.active_call(rid)
-        statistics = CallStatistics(
-            level=report.level,
-            service_ms=report.service_ms,
-            wait_ms=report.wait_ms,
-            preemptions=report.preemptions,
-            demotions=report.demotions,
-            promotions=report.promotions,
-            waits=tuple(report.waits),
-        )
-        now, replica = time.time(), report.replica
-        if aborted:
-            program = self.table.abort(rid, statistics=statistics, now=now, engine=replica)
-        else:
-            program = self.table.complete(
-                rid,
-                statistics,
-                now=now,
-                engine=replica,
-                output_tokens=meta_info["completion_tokens"],
-            )
-        if self.replicas is not None:
-            self.replicas.leave(meta_info, aborted=aborted)
-        if self.program_metrics is not None:
-            self.program_metrics.observe(report)
-        meta_info["program"] = {
-            "id": call.program,
-            "thread": call.thread,
-            "replica": report.replica,
-            "level": report.level,
-            "priority_ms": call.priority_ms,
-            "service_ms": report.service_ms,
-            "waited_ms": report.wait_ms,
-            "wait_reasons": {reason.value: ms for reason, ms in by_reason(report.waits)},
-            "preemptions": report.preemptions,
-            "demotions": report.demotions,
-            "promotions": report.promotions,
-            "recomputed_tokens": report.recomputed_tokens,
-            "cached_tokens": meta_info.get("cached_tokens"),
-        }
-        return program
-
-    def _handle_abort_req(self, recv_obj: AbortReq) -> None:
-        """A call was aborted while it waited: it leaves without outputs, so without a report."""
-        super()._handle_abort_req(recv_obj)
-        if recv_obj.rid is not None and self.table.has_call(recv_obj.rid):
-            self.table.abort(recv_obj.rid, now=time.time())
-            if self.replicas is not None:
-                self.replicas.abort(recv_obj.rid)
+            program = self.ends.charge(meta_info, report, aborted=aborted)
+            progress.service_ms = program.service_ms
 
     # -- explaining -----------------------------------------------------------------------------
 
@@ -354,6 +317,7 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
     async def _expire_leases(self) -> None:
         while True:
             await asyncio.sleep(self.program_args.lease_s / LEASE_CHECKS_PER_LEASE)
+            self.ends.check(self.rid_to_state)
             self.table.expire(now=time.time())
 
     async def _publish_metrics(self, metrics: TableMetrics) -> None:
