@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,9 +20,18 @@ from autellix_sgl.core import (
     policy_named,
 )
 from autellix_sgl.runtime.call_ends import CallEnds, CallStates
-from autellix_sgl.runtime.wire import CallReport
 
-REPORT = CallReport(0, 1, 4.0, 2.0, 0, 0, 0, 0, (0.0,) * 5)
+REPORT: Any = SimpleNamespace(
+    replica=0,
+    level=1,
+    service_ms=4.0,
+    wait_ms=2.0,
+    preemptions=0,
+    demotions=0,
+    promotions=0,
+    recomputed_tokens=0,
+    waits=(0.0,) * 5,
+)
 PROMPT = list(range(100, 140))
 
 

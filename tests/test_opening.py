@@ -8,8 +8,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sglang.srt.constants import HEALTH_CHECK_RID_PREFIX
-from sglang.srt.managers.io_struct import EmbeddingReqInput, GenerateReqInput
 
 from autellix_sgl.runtime import opening as opening_module
 from autellix_sgl.runtime.opening import OWN, Opening, OwnAddress, OwnRequests
@@ -47,8 +45,8 @@ def closed() -> Opening:
     return opening
 
 
-def generate(**fields: Any) -> GenerateReqInput:
-    return GenerateReqInput(text="a", **fields)
+def generate(*, background: bool = False) -> Any:
+    return SimpleNamespace(rid=None, background=background)
 
 
 async def until(condition: Any) -> None:
@@ -56,27 +54,16 @@ async def until(condition: Any) -> None:
         await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize(
-    ("obj", "request_", "waits"),
-    [
-        (generate(), Client(), True),
-        (generate(rid="mine"), Client(), True),
-        (generate(rid=["a", "b"]), Client(), True),
-        (generate(), Client(own=True), False),
-        (generate(), None, False),
-        (generate(rid=f"{HEALTH_CHECK_RID_PREFIX}_1"), Client(), False),
-        (EmbeddingReqInput(text="a"), Client(), False),
-    ],
-)
-def test_users_calls_wait_and_what_the_start_needs_does_not(
-    obj: Any, request_: Any, waits: bool
-) -> None:
+def test_users_calls_wait_and_the_servers_own_do_not() -> None:
     """Nobody waits once it is open, nor where it was never closed."""
+    user: Any = Client()
+    own: Any = Client(own=True)
     opening = closed()
-    assert opening.holds(obj, request_) is waits
+    assert opening.holds(user)
+    assert not opening.holds(own)
     opening.open()
-    assert not opening.holds(obj, request_)
-    assert not Opening().holds(obj, request_)
+    assert not opening.holds(user)
+    assert not Opening().holds(user)
 
 
 def test_a_call_begins_when_it_is_let_go() -> None:

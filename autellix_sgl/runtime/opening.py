@@ -1,8 +1,9 @@
 """Users' calls wait until the cost model that they are to be charged by is in force.
 
 The port answers before that: SGLang's warm-up comes through it, and the calibration needs the
-server to itself. A call that waits here has not entered the process table. What passes is what the
-start itself needs: health checks, SGLang's warm-up, and whatever is called inside this process.
+server to itself. A call that waits here has not entered the process table. What passes is what is
+not charged, such as health checks, and what the start itself needs: SGLang's warm-up, and whatever
+is called inside this process.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any
 
-from sglang.srt.constants import HEALTH_CHECK_RID_PREFIX
-from sglang.srt.managers.io_struct import GenerateReqInput
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from autellix_sgl.runtime.tenant_middleware import path_of
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from fastapi import Request
+    from sglang.srt.managers.io_struct import GenerateReqInput
     from sglang.srt.server_args import ServerArgs
 
 logger = logging.getLogger(__name__)
@@ -57,12 +57,9 @@ class Opening:
             logger.info("%d calls came before the start was over and go on now.", self.waiting)
         self._opened.set()
 
-    def holds(self, obj: object, request: Request | None) -> bool:
-        """Whether the call has to wait. Embeddings are not charged, so they do not."""
-        if self._opened.is_set() or request is None or not isinstance(obj, GenerateReqInput):
-            return False
-        health = isinstance(obj.rid, str) and obj.rid.startswith(HEALTH_CHECK_RID_PREFIX)
-        return not health and not request.scope.get(OWN, False)
+    def holds(self, request: Request) -> bool:
+        """Whether a call that comes over HTTP has to wait."""
+        return not self._opened.is_set() and not request.scope.get(OWN, False)
 
     async def outputs(
         self, stream: AsyncGenerator[Any, None], obj: GenerateReqInput, request: Request

@@ -21,6 +21,7 @@ from sglang.srt.managers.io_struct import (
 )
 from sglang.srt.managers.tokenizer_manager import ReqState, TokenizerManager
 from sglang.srt.runtime_context import get_parallel, get_serving
+from sglang.srt.sampling.sampling_params import SamplingParams
 from sglang.srt.server_args import PortArgs, ServerArgs
 
 from autellix_sgl.config import ProgramArgs
@@ -41,7 +42,7 @@ from autellix_sgl.runtime.metrics import TABLE_PERIOD_S, TableMetrics
 from autellix_sgl.runtime.opening import Opening
 from autellix_sgl.runtime.replicas import Replicas
 from autellix_sgl.runtime.responses import ResponsePrograms
-from autellix_sgl.runtime.shares import PERIOD_S as SHARES_PERIOD_S
+from autellix_sgl.runtime.sampling_fields import check_sampling
 from autellix_sgl.runtime.shares import SharesFile
 from autellix_sgl.runtime.token_ids import check_token_ids
 from autellix_sgl.runtime.wire import (
@@ -133,10 +134,11 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
     ) -> AsyncIterator[Any]:
         # Not a generator itself: wrapping upstream's would delay its clean-up on a disconnect.
         if isinstance(obj, GenerateReqInput):
+            check_sampling(obj.sampling_params, SamplingParams.__struct_fields__)
             setattr(obj, CHOSEN_ATTRIBUTE, obj.rid is not None)
             setattr(obj, REQUEST_ATTRIBUTE, _request_behind(obj, request))
         stream: AsyncGenerator[Any, None] = super().generate_request(obj, request)
-        if request is not None and self.opening.holds(obj, request):
+        if request is not None and _is_charged(obj) and self.opening.holds(request):
             return self.opening.outputs(stream, obj, request)
         return stream
 
@@ -170,9 +172,7 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
         self, tokenized_obj: TokenizedGenerateReqInput | TokenizedEmbeddingReqInput
     ) -> None:
         rid = tokenized_obj.rid
-        if not isinstance(tokenized_obj, TokenizedGenerateReqInput) or rid.startswith(
-            HEALTH_CHECK_RID_PREFIX
-        ):
+        if not _is_charged(tokenized_obj):
             await super()._send_one_request(tokenized_obj)
             return
         request = request_of(self.rid_to_state[rid].obj).named(rid)
@@ -309,7 +309,7 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
             if self.replicas is not None:
                 self.asyncio_tasks.add(self.event_loop.create_task(self.replicas.watch()))
             if self.shares is not None:
-                self.asyncio_tasks.add(self.event_loop.create_task(_follow(self.shares)))
+                self.asyncio_tasks.add(self.event_loop.create_task(self.shares.follow()))
             if self.program_metrics is not None:
                 publishing = self._publish_metrics(self.program_metrics)
                 self.asyncio_tasks.add(self.event_loop.create_task(publishing))
@@ -331,11 +331,11 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
             await asyncio.sleep(TABLE_PERIOD_S)
 
 
-async def _follow(file: SharesFile) -> None:
-    """Take up every new version of the shares' file."""
-    while True:
-        await asyncio.sleep(SHARES_PERIOD_S)
-        file.look()
+def _is_charged(obj: object) -> bool:
+    """Whether it is somebody's call: embeddings and health checks are nobody's."""
+    if not isinstance(obj, GenerateReqInput | TokenizedGenerateReqInput):
+        return False
+    return not (isinstance(obj.rid, str) and obj.rid.startswith(HEALTH_CHECK_RID_PREFIX))
 
 
 def request_of(obj: GenerateReqInput) -> ProgramRequest:

@@ -1,0 +1,64 @@
+"""Sampling parameters of the wrong type are refused by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from autellix_sgl.runtime.sampling_fields import CHECKS, check_sampling
+
+KNOWN = {*CHECKS, "ignore_eos"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_new_tokens", 1.5),
+        ("max_new_tokens", 2.0),
+        ("max_new_tokens", "many"),
+        ("min_new_tokens", 1.5),
+        ("n", "x"),
+        ("top_k", 1.5),
+        ("beam_width", 3.0),
+        ("stream_interval", "x"),
+        ("temperature", "x"),
+        ("top_p", [1]),
+        ("stop", 5),
+        ("stop", [1]),
+        ("stop_token_ids", 5),
+        ("logit_bias", [1]),
+        ("regex", 5),
+        ("unknown", 1),
+        ("x", None),
+    ],
+)
+def test_a_parameter_that_cannot_be_one_is_refused_by_name(name: str, value: Any) -> None:
+    """Of one prompt, and of the later one of two."""
+    for parameters in ({name: value}, [{}, {"temperature": 0, name: value}]):
+        with pytest.raises(ValueError, match=rf"^sampling_params\.{name}: "):
+            check_sampling(parameters, KNOWN)
+
+
+@pytest.mark.parametrize("parameters", [[], "x", 5, [None], [{}, 5]])
+def test_what_holds_no_parameters_is_refused(parameters: Any) -> None:
+    """A ValueError, which SGLang answers with HTTP 400."""
+    with pytest.raises(ValueError, match=r"^sampling_params: "):
+        check_sampling(parameters, KNOWN)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        None,
+        {},
+        [{}],
+        dict.fromkeys(CHECKS),
+        {"max_new_tokens": 4, "temperature": 0, "top_p": 1, "n": True, "ignore_eos": 1},
+        {"stop": "a", "stop_regex": ["a"], "stop_token_ids": [1], "logit_bias": {"1": 1}},
+        {"stop": ("a",), "stop_token_ids": {1}},
+    ],
+)
+def test_what_sglang_serves_passes(parameters: Any) -> None:
+    """Null is the default, and an integer is a number."""
+    check_sampling(parameters, KNOWN)
