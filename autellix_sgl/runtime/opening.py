@@ -35,6 +35,12 @@ OWN = "autellix_own"
 DISCONNECT_PERIOD_S = 1.0
 
 
+def scope_of(request: Request) -> Scope:
+    """The ASGI scope of *request*; empty for what SGLang's gRPC port has in its place."""
+    scope: Scope = getattr(request, "scope", {})
+    return scope
+
+
 class Opening:
     """Open from the beginning, unless :meth:`close` says otherwise; used on the event loop.
 
@@ -59,7 +65,7 @@ class Opening:
 
     def holds(self, request: Request) -> bool:
         """Whether a call that comes over HTTP has to wait."""
-        return not self._opened.is_set() and not request.scope.get(OWN, False)
+        return not self._opened.is_set() and not scope_of(request).get(OWN, False)
 
     async def outputs(
         self, stream: AsyncGenerator[Any, None], obj: GenerateReqInput, request: Request

@@ -39,7 +39,7 @@ from autellix_sgl.runtime.call_progress import (
 )
 from autellix_sgl.runtime.identity import ANONYMOUS, Identity, IdentityReader
 from autellix_sgl.runtime.metrics import TABLE_PERIOD_S, TableMetrics
-from autellix_sgl.runtime.opening import Opening
+from autellix_sgl.runtime.opening import Opening, scope_of
 from autellix_sgl.runtime.replicas import Replicas
 from autellix_sgl.runtime.responses import ResponsePrograms
 from autellix_sgl.runtime.sampling_fields import check_sampling
@@ -347,7 +347,7 @@ def request_of(obj: GenerateReqInput) -> ProgramRequest:
 def _request_behind(obj: GenerateReqInput, request: Request | None) -> ProgramRequest:
     """What the middleware left in the HTTP request, or what a call in this process says."""
     if request is not None:
-        ours = request.scope.get(REQUEST_ATTRIBUTE)
+        ours = scope_of(request).get(REQUEST_ATTRIBUTE)
         return ours if isinstance(ours, ProgramRequest) else ProgramRequest.of(ANONYMOUS)
     identity = LOCAL_IDENTITY.get()
     if identity.program is None and obj.session_id is not None:

@@ -5,6 +5,8 @@ The server measures its machine at the start, and is called before it is ready.
 
 from __future__ import annotations
 
+import re
+import signal
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -73,6 +75,7 @@ def started(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield Started(server, when_ready(server, answer, encoded))
         assert server.alive(), f"the server died:\n{server.tail()}"
         server.wait_until_idle()
+        check_nobody_is_waited_for(server)
 
 
 def early_call(program: str) -> dict[str, Any]:
@@ -90,6 +93,16 @@ def when_ready(server: Server, answer: Future[Any], encoded: int) -> Early:
     report = answer.result()
     server.wait_until("readiness", lambda: READY in server.log.read_text(errors="replace"))
     return Early(report["meta_info"]["program"], encoded, server.state())
+
+
+def check_nobody_is_waited_for(server: Server) -> None:
+    """SGLang has no state of a request either: a server that is told to stop waits for those."""
+    server.process.send_signal(signal.SIGTERM)
+    said = re.compile(r"Remaining number of requests (\d+)")
+    found = server.wait_until(
+        "the end's first line", lambda: said.search(server.log.read_text(errors="replace"))
+    )
+    assert found[1] == "0"
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +194,27 @@ def test_a_prompt_that_the_model_cannot_run_is_refused_by_name(
     response = server.post(path, body)
     assert response.status_code == 400, response.text
     assert next(iter(prompt)) in response.text
+    check_nothing_is_left(server)
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"max_new_tokens": 1.5}, {"n": "x"}, {"unknown": 1}, {"stop": [1]}]
+)
+def test_a_sampling_parameter_of_the_wrong_type_is_refused_by_name(
+    server: Server, parameters: dict[str, Any]
+) -> None:
+    """HTTP 400 with the field; a length of one and a half tokens would end SGLang alone."""
+    body = {"text": "a", "sampling_params": {"max_new_tokens": 2, **parameters}}
+    response = server.post("/generate", body)
+    assert response.status_code == 400, response.text
+    assert f"sampling_params.{next(iter(parameters))}" in response.text
+    check_nothing_is_left(server)
+
+
+def test_parallel_samples_are_waited_for_once_each(server: Server) -> None:
+    """The ids that SGLang gives them before it gives them others are forgotten."""
+    body = {"text": ["a", "b"], "sampling_params": generation(2, n=3)}
+    assert len(server.generate(body)) == 6
     check_nothing_is_left(server)
 
 
