@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -26,8 +27,15 @@ KNOWN = {*CHECKS, "ignore_eos"}
         ("top_p", [1]),
         ("stop", 5),
         ("stop", [1]),
+        ("stop_regex", "("),
+        ("stop_regex", ["a", 5]),
         ("stop_token_ids", 5),
+        ("stop_token_ids", [[1]]),
         ("logit_bias", [1]),
+        ("logit_bias", {"1": "x"}),
+        ("logit_bias", {"1": None}),
+        ("logit_bias", {"1": math.nan}),
+        ("logit_bias", {"1": math.inf}),
         ("regex", 5),
         ("unknown", 1),
         ("x", None),
@@ -56,6 +64,7 @@ def test_what_holds_no_parameters_is_refused(parameters: Any) -> None:
         dict.fromkeys(CHECKS),
         {"max_new_tokens": 4, "temperature": 0, "top_p": 1, "n": True, "ignore_eos": 1},
         {"stop": "a", "stop_regex": ["a"], "stop_token_ids": [1], "logit_bias": {"1": 1}},
+        {"logit_bias": {"1": -math.inf, "2": 0.5}},
         {"stop": ("a",), "stop_token_ids": {1}},
     ],
 )

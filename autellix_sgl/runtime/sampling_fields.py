@@ -7,6 +7,8 @@ the main process, which answers 500.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Container, Mapping
 from typing import Any
 
@@ -22,6 +24,30 @@ def _is_text(value: object) -> bool:
 
 def _is_texts(value: object) -> bool:
     return _is_text(value) or (isinstance(value, COLLECTIONS) and all(map(_is_text, value)))
+
+
+def _are_patterns(value: object) -> bool:
+    if not _is_texts(value):
+        return False
+    try:
+        for pattern in [value] if isinstance(value, str) else value:  # type: ignore[attr-defined]
+            re.compile(pattern)
+    except re.error:
+        return False
+    return True
+
+
+def _is_bias(value: object) -> bool:
+    # What is taken from a token without end bars it; what is added without end is no number later.
+    return isinstance(value, Mapping) and all(
+        isinstance(bias, int | float) and bias < math.inf for bias in value.values()
+    )
+
+
+def _are_ids(value: object) -> bool:
+    return isinstance(value, COLLECTIONS) and all(
+        token is None or isinstance(token, int | float | str) for token in value
+    )
 
 
 # What a parameter has to be, if it is given and not null: as SGLang's own annotations say, and an
@@ -45,13 +71,11 @@ KINDS: tuple[tuple[str, Callable[[object], bool], tuple[str, ...]], ...] = (
         ),
     ),
     ("a string", _is_text, ("json_schema", "regex", "ebnf", "structural_tag")),
-    ("a string or a list of strings", _is_texts, ("stop", "stop_regex")),
-    ("an object", lambda value: isinstance(value, Mapping), ("logit_bias", "custom_params")),
-    (
-        "a list",
-        lambda value: isinstance(value, COLLECTIONS),
-        ("stop_token_ids",),
-    ),
+    ("a string or a list of strings", _is_texts, ("stop",)),
+    ("a regular expression or a list of them", _are_patterns, ("stop_regex",)),
+    ("a list of token ids", _are_ids, ("stop_token_ids",)),
+    ("an object of token ids and finite numbers", _is_bias, ("logit_bias",)),
+    ("an object", lambda value: isinstance(value, Mapping), ("custom_params",)),
 )
 CHECKS = {name: (kind, check) for kind, check, names in KINDS for name in names}
 
