@@ -41,8 +41,12 @@ from autellix_sgl.runtime.identity import ANONYMOUS, Identity, IdentityReader
 from autellix_sgl.runtime.metrics import TABLE_PERIOD_S, TableMetrics
 from autellix_sgl.runtime.opening import Opening, scope_of
 from autellix_sgl.runtime.replicas import Replicas
+from autellix_sgl.runtime.request_fields import (
+    check_sampling,
+    check_session,
+    check_top_logprobs,
+)
 from autellix_sgl.runtime.responses import ResponsePrograms
-from autellix_sgl.runtime.sampling_fields import check_sampling
 from autellix_sgl.runtime.shares import SharesFile
 from autellix_sgl.runtime.token_ids import check_token_ids
 from autellix_sgl.runtime.wire import (
@@ -135,6 +139,7 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
         # Not a generator itself: wrapping upstream's would delay its clean-up on a disconnect.
         if isinstance(obj, GenerateReqInput):
             check_sampling(obj.sampling_params, SamplingParams.__struct_fields__)
+            check_session(obj.session_params)
             setattr(obj, CHOSEN_ATTRIBUTE, obj.rid is not None)
             setattr(obj, REQUEST_ATTRIBUTE, _request_behind(obj, request))
         stream: AsyncGenerator[Any, None] = super().generate_request(obj, request)
@@ -160,12 +165,15 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
     def _validate_one_request(
         self, obj: GenerateReqInput | EmbeddingReqInput, input_ids: list[int] | None
     ) -> None:
+        size = self.model_config.vocab_size
+        if isinstance(obj, GenerateReqInput):
+            check_top_logprobs(obj.top_logprobs_num, size)
         # A multimodal prompt has placeholders of its model's own, outside of the vocabulary too.
         if input_ids is not None and not obj.contains_mm_input():
             # An adapter may add tokens behind the model's.
-            size = None if self.enable_lora and obj.lora_path else self.model_config.vocab_size
+            adapted = self.enable_lora and obj.lora_path
             continues = bool(getattr(obj, "session_params", None))
-            check_token_ids(input_ids, size, continues=continues)
+            check_token_ids(input_ids, None if adapted else size, continues=continues)
         super()._validate_one_request(obj, input_ids)
 
     async def _send_one_request(

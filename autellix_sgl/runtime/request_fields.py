@@ -1,8 +1,9 @@
-"""Sampling parameters of the wrong type: refused by name before anything is made of them.
+"""Fields of a request that SGLang takes as they come: refused by name if they cannot be right.
 
-SGLang takes them as they come. Some are found wanting only by a scheduler in the middle of a step,
-such as a length of one and a half tokens, which ends the server with every call on it; others by
-the main process, which answers 500.
+What a body has at its top is checked against SGLang's types before it comes here. What is inside of
+``sampling_params`` and ``session_params`` is not, nor is a count against the vocabulary. Some of it
+is found wanting only by a scheduler in the middle of a step, such as a length of one and a half
+tokens, which ends the server with every call on it; some by the main process, which answers 500.
 """
 
 from __future__ import annotations
@@ -10,12 +11,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Container, Mapping
-from typing import Any
-
-FIELD = "sampling_params"
 
 # A list in JSON; SGLang's Engine takes the others as well.
 COLLECTIONS = (list, tuple, set, frozenset)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int)
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool)
 
 
 def _is_text(value: object) -> bool:
@@ -55,7 +61,7 @@ def _are_ids(value: object) -> bool:
 KINDS: tuple[tuple[str, Callable[[object], bool], tuple[str, ...]], ...] = (
     (
         "a whole number",
-        lambda value: isinstance(value, int),
+        _is_whole,
         ("max_new_tokens", "min_new_tokens", "n", "top_k", "beam_width", "stream_interval"),
     ),
     (
@@ -77,7 +83,14 @@ KINDS: tuple[tuple[str, Callable[[object], bool], tuple[str, ...]], ...] = (
     ("an object of token ids and finite numbers", _is_bias, ("logit_bias",)),
     ("an object", lambda value: isinstance(value, Mapping), ("custom_params",)),
 )
-CHECKS = {name: (kind, check) for kind, check, names in KINDS for name in names}
+SAMPLING = {name: (kind, check) for kind, check, names in KINDS for name in names}
+SESSION = {
+    "id": ("a string", _is_text),
+    "rid": ("a string", _is_text),
+    "offset": ("a whole number", _is_whole),
+    "replace": ("true or false", _is_flag),
+    "drop_previous_output": ("true or false", _is_flag),
+}
 
 
 def check_sampling(parameters: object, known: Container[str]) -> None:
@@ -89,19 +102,36 @@ def check_sampling(parameters: object, known: Container[str]) -> None:
         return
     each = parameters if isinstance(parameters, list) else [parameters]
     if not each:
-        raise ValueError(f"{FIELD}: is an empty list")
+        raise ValueError("sampling_params: is an empty list")
     for fields in each:
-        if not isinstance(fields, Mapping):
-            raise ValueError(f"{FIELD}: must be an object, or a list with one for each prompt")
-        _check(fields, known)
+        _check("sampling_params", fields, SAMPLING, known)
 
 
-def _check(fields: Mapping[str, Any], known: Container[str]) -> None:
-    for name, value in fields.items():
+def check_session(parameters: object) -> None:
+    """Raise ValueError for the first of ``session_params`` that cannot be one."""
+    if parameters is not None:
+        _check("session_params", parameters, SESSION, SESSION)
+
+
+def check_top_logprobs(count: int | None, size: int) -> None:
+    """Raise ValueError unless so many tokens of a vocabulary of *size* can be listed."""
+    if count is not None and not 0 <= count <= size:
+        raise ValueError(f"top_logprobs_num: must be 0 to {size}, got {count}")
+
+
+def _check(
+    field: str,
+    values: object,
+    checks: Mapping[str, tuple[str, Callable[[object], bool]]],
+    known: Container[str],
+) -> None:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{field}: must be an object, got {values!r:.80}")
+    for name, value in values.items():
         if name not in known:
-            raise ValueError(f"{FIELD}.{name}: there is no such parameter")
-        if value is None or name not in CHECKS:
+            raise ValueError(f"{field}.{name}: there is no such parameter")
+        if value is None or name not in checks:
             continue
-        kind, check = CHECKS[name]
+        kind, check = checks[name]
         if not check(value):
-            raise ValueError(f"{FIELD}.{name}: must be {kind}, got {value!r:.80}")
+            raise ValueError(f"{field}.{name}: must be {kind}, got {value!r:.80}")

@@ -1,4 +1,4 @@
-"""Sampling parameters of the wrong type are refused by name."""
+"""Fields that cannot be right are refused by name; what SGLang serves passes."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ from typing import Any
 
 import pytest
 
-from autellix_sgl.runtime.sampling_fields import CHECKS, check_sampling
+from autellix_sgl.runtime.request_fields import (
+    SAMPLING,
+    check_sampling,
+    check_session,
+    check_top_logprobs,
+)
 
-KNOWN = {*CHECKS, "ignore_eos"}
+KNOWN = {*SAMPLING, "ignore_eos"}
 
 
 @pytest.mark.parametrize(
@@ -61,7 +66,7 @@ def test_what_holds_no_parameters_is_refused(parameters: Any) -> None:
         None,
         {},
         [{}],
-        dict.fromkeys(CHECKS),
+        dict.fromkeys(SAMPLING),
         {"max_new_tokens": 4, "temperature": 0, "top_p": 1, "n": True, "ignore_eos": 1},
         {"stop": "a", "stop_regex": ["a"], "stop_token_ids": [1], "logit_bias": {"1": 1}},
         {"logit_bias": {"1": -math.inf, "2": 0.5}},
@@ -71,3 +76,28 @@ def test_what_holds_no_parameters_is_refused(parameters: Any) -> None:
 def test_what_sglang_serves_passes(parameters: Any) -> None:
     """Null is the default, and an integer is a number."""
     check_sampling(parameters, KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("id", []), ("rid", 5), ("offset", "x"), ("offset", 1.5), ("replace", "x"), ("x", 1)],
+)
+def test_a_session_parameter_that_cannot_be_one_is_refused_by_name(name: str, value: Any) -> None:
+    """A list as an id would be looked up by a scheduler."""
+    with pytest.raises(ValueError, match=rf"^session_params\.{name}: "):
+        check_session({"id": "s", name: value})
+
+
+@pytest.mark.parametrize("parameters", [None, {}, {"id": "s", "rid": None, "offset": -1}])
+def test_what_names_a_session_passes(parameters: Any) -> None:
+    """Null is as good as nothing."""
+    check_session(parameters)
+
+
+@pytest.mark.parametrize("count", [-1, 11])
+def test_no_more_tokens_are_listed_than_there_are(count: int) -> None:
+    """All of them can be."""
+    check_top_logprobs(None, 10)
+    check_top_logprobs(10, 10)
+    with pytest.raises(ValueError, match=r"^top_logprobs_num: "):
+        check_top_logprobs(count, 10)
