@@ -14,7 +14,7 @@ from autellix_sgl.runtime.request_fields import (
     check_top_logprobs,
 )
 
-KNOWN = {*SAMPLING, "ignore_eos"}
+KNOWN = {*SAMPLING, "ignore_eos", "is_normalized"}
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,10 @@ KNOWN = {*SAMPLING, "ignore_eos"}
         ("top_k", 1.5),
         ("beam_width", 3.0),
         ("stream_interval", "x"),
+        ("stream_interval", 0),
+        ("skip_special_tokens", "x"),
+        ("spaces_between_special_tokens", 1),
+        ("is_normalized", True),
         ("temperature", "x"),
         ("top_p", [1]),
         ("stop", 5),

@@ -57,13 +57,21 @@ def _are_ids(value: object) -> bool:
 
 
 # What a parameter has to be, if it is given and not null: as SGLang's own annotations say, and an
-# integer will do for a number. Those that only switch something are left to their truth.
+# integer will do for a number. The other switches are left to their truth.
 KINDS: tuple[tuple[str, Callable[[object], bool], tuple[str, ...]], ...] = (
     (
         "a whole number",
         _is_whole,
-        ("max_new_tokens", "min_new_tokens", "n", "top_k", "beam_width", "stream_interval"),
+        ("max_new_tokens", "min_new_tokens", "n", "top_k", "beam_width"),
     ),
+    # Tokens are counted modulo this.
+    (
+        "a positive whole number",
+        lambda value: isinstance(value, int) and value > 0,
+        ("stream_interval",),
+    ),
+    # The detokenizer hands these on as they are.
+    ("true or false", _is_flag, ("skip_special_tokens", "spaces_between_special_tokens")),
     (
         "a number",
         lambda value: isinstance(value, int | float),
@@ -84,6 +92,16 @@ KINDS: tuple[tuple[str, Callable[[object], bool], tuple[str, ...]], ...] = (
     ("an object", lambda value: isinstance(value, Mapping), ("custom_params",)),
 )
 SAMPLING = {name: (kind, check) for kind, check, names in KINDS for name in names}
+# SGLang's own notes among the parameters. Said to be normalised, they would be taken as they are.
+INTERNAL = frozenset(
+    {
+        "is_normalized",
+        "stop_strs",
+        "stop_str_max_len",
+        "stop_regex_strs",
+        "stop_regex_max_len",
+    }
+)
 SESSION = {
     "id": ("a string", _is_text),
     "rid": ("a string", _is_text),
@@ -128,7 +146,7 @@ def _check(
     if not isinstance(values, Mapping):
         raise ValueError(f"{field}: must be an object, got {values!r:.80}")
     for name, value in values.items():
-        if name not in known:
+        if name not in known or name in INTERNAL:
             raise ValueError(f"{field}.{name}: there is no such parameter")
         if value is None or name not in checks:
             continue

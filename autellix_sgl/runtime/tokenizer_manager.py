@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
-from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,10 +35,12 @@ from autellix_sgl.runtime.call_progress import (
     REQUEST_ATTRIBUTE,
     ProgramRequest,
     Progress,
+    request_behind,
+    request_of,
 )
-from autellix_sgl.runtime.identity import ANONYMOUS, Identity, IdentityReader
+from autellix_sgl.runtime.identity import IdentityReader
 from autellix_sgl.runtime.metrics import TABLE_PERIOD_S, TableMetrics
-from autellix_sgl.runtime.opening import Opening, scope_of
+from autellix_sgl.runtime.opening import Opening
 from autellix_sgl.runtime.replicas import Replicas
 from autellix_sgl.runtime.request_fields import (
     check_sampling,
@@ -59,9 +60,6 @@ from autellix_sgl.runtime.wire import (
 )
 
 logger = logging.getLogger(__name__)
-
-# Whose the calls are that are made in this process, without HTTP.
-LOCAL_IDENTITY: ContextVar[Identity] = ContextVar("autellix_local_identity", default=ANONYMOUS)
 
 # On SGLang's request object: whether the client chose the call's id itself.
 CHOSEN_ATTRIBUTE = "autellix_chosen_id"
@@ -141,7 +139,7 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
             check_sampling(obj.sampling_params, SamplingParams.__struct_fields__)
             check_session(obj.session_params)
             setattr(obj, CHOSEN_ATTRIBUTE, obj.rid is not None)
-            setattr(obj, REQUEST_ATTRIBUTE, _request_behind(obj, request))
+            setattr(obj, REQUEST_ATTRIBUTE, request_behind(obj, request))
         stream: AsyncGenerator[Any, None] = super().generate_request(obj, request)
         if request is not None and _is_charged(obj) and self.opening.holds(request):
             return self.opening.outputs(stream, obj, request)
@@ -344,20 +342,3 @@ def _is_charged(obj: object) -> bool:
     if not isinstance(obj, GenerateReqInput | TokenizedGenerateReqInput):
         return False
     return not (isinstance(obj.rid, str) and obj.rid.startswith(HEALTH_CHECK_RID_PREFIX))
-
-
-def request_of(obj: GenerateReqInput) -> ProgramRequest:
-    """What goes with *obj* since it entered the tokenizer manager."""
-    request: ProgramRequest = getattr(obj, REQUEST_ATTRIBUTE)
-    return request
-
-
-def _request_behind(obj: GenerateReqInput, request: Request | None) -> ProgramRequest:
-    """What the middleware left in the HTTP request, or what a call in this process says."""
-    if request is not None:
-        ours = scope_of(request).get(REQUEST_ATTRIBUTE)
-        return ours if isinstance(ours, ProgramRequest) else ProgramRequest.of(ANONYMOUS)
-    identity = LOCAL_IDENTITY.get()
-    if identity.program is None and obj.session_id is not None:
-        identity = Identity(obj.session_id, source="session_id")
-    return ProgramRequest.of(identity)
