@@ -64,18 +64,13 @@ KINDS: tuple[tuple[str, Callable[[object], bool], tuple[str, ...]], ...] = (
         _is_whole,
         ("max_new_tokens", "min_new_tokens", "n", "top_k", "beam_width"),
     ),
-    # Tokens are counted modulo this.
-    (
-        "a positive whole number",
-        lambda value: isinstance(value, int) and value > 0,
-        ("stream_interval",),
-    ),
     # The detokenizer hands these on as they are.
     ("true or false", _is_flag, ("skip_special_tokens", "spaces_between_special_tokens")),
     (
         "a number",
         lambda value: isinstance(value, int | float),
         (
+            "stream_interval",
             "temperature",
             "top_p",
             "min_p",
