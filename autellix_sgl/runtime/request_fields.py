@@ -56,21 +56,20 @@ def _are_ids(value: object) -> bool:
     )
 
 
-# What a parameter has to be, if it is given and not null: as SGLang's own annotations say, and an
-# integer will do for a number. The other switches are left to their truth.
+# What a parameter has to be, if it is given and not null: what SGLang can serve, which is more than
+# its annotations say. Its other switches are left to their truth.
 KINDS: tuple[tuple[str, Callable[[object], bool], tuple[str, ...]], ...] = (
-    (
-        "a whole number",
-        _is_whole,
-        ("max_new_tokens", "min_new_tokens", "n", "top_k", "beam_width"),
-    ),
+    ("a whole number", _is_whole, ("max_new_tokens", "beam_width")),
+    ("a whole number", lambda value: _is_whole(value) or value == 1, ("n",)),
     # The detokenizer hands these on as they are.
     ("true or false", _is_flag, ("skip_special_tokens", "spaces_between_special_tokens")),
     (
         "a number",
         lambda value: isinstance(value, int | float),
         (
+            "min_new_tokens",
             "stream_interval",
+            "top_k",
             "temperature",
             "top_p",
             "min_p",
