@@ -64,9 +64,11 @@ DATA_PARALLEL = (
 )
 # Every place where SGLang forgets a request's state, beside the methods above; what it does with
 # prompts and parameters as they come; how its warm-up reaches the server.
-REQUEST_STATES = (
+REQUESTS = (
     "sglang.srt.entrypoints.http_server:health_generate",
     "sglang.srt.sampling.sampling_params:SamplingParams",
+    "sglang.srt.managers.io_struct:SessionParams",
+    "sglang.srt.managers.embed_types:PositionalEmbeds",
     "sglang.srt.server_args:ServerArgs.url",
 )
 # Who is let in where, and what the server needs to call itself, on a server with tenants.
@@ -122,7 +124,7 @@ def relied_on() -> list[str]:
         *TOKENIZER_MANAGER_METHODS,
         *AUTHENTICATION,
         *DATA_PARALLEL,
-        *REQUEST_STATES,
+        *REQUESTS,
         *QUESTIONS,
         *RADIX_CACHE,
         *MESSAGES,

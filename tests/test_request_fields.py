@@ -9,6 +9,7 @@ import pytest
 
 from autellix_sgl.runtime.request_fields import (
     SAMPLING,
+    check_overrides,
     check_sampling,
     check_session,
     check_top_logprobs,
@@ -106,3 +107,12 @@ def test_no_more_tokens_are_listed_than_there_are(count: int) -> None:
     check_top_logprobs(10, 10)
     with pytest.raises(ValueError, match=r"^top_logprobs_num: "):
         check_top_logprobs(count, 10)
+
+
+@pytest.mark.parametrize("overrides", [5, {"embeds": [], "positions": []}, [None, 5]])
+def test_embeddings_come_in_python_only(overrides: Any) -> None:
+    """What a body has in their place would be taken apart by a scheduler."""
+    with pytest.raises(ValueError, match=r"^positional_embed_overrides: "):
+        check_overrides(overrides, bytes)
+    for given in (None, b"", [None, b""]):
+        check_overrides(given, bytes)

@@ -125,6 +125,16 @@ def check_session(parameters: object) -> None:
         _check("session_params", parameters, SESSION, SESSION)
 
 
+def check_overrides(overrides: object, kind: type) -> None:
+    """Raise ValueError unless the ``positional_embed_overrides`` are of the *kind* that SGLang has.
+
+    It is made in Python, by callers of the Engine; no JSON is one.
+    """
+    each = overrides if isinstance(overrides, list) else [overrides]
+    if not all(override is None or isinstance(override, kind) for override in each):
+        raise ValueError("positional_embed_overrides: cannot be given in JSON")
+
+
 def check_top_logprobs(count: int | None, size: int) -> None:
     """Raise ValueError unless so many tokens of a vocabulary of *size* can be listed."""
     if count is not None and not 0 <= count <= size:

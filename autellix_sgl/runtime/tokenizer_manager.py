@@ -12,6 +12,7 @@ from typing import Any
 
 from fastapi import Request
 from sglang.srt.constants import HEALTH_CHECK_RID_PREFIX
+from sglang.srt.managers.embed_types import PositionalEmbeds
 from sglang.srt.managers.io_struct import (
     EmbeddingReqInput,
     GenerateReqInput,
@@ -43,6 +44,7 @@ from autellix_sgl.runtime.metrics import TABLE_PERIOD_S, TableMetrics
 from autellix_sgl.runtime.opening import Opening
 from autellix_sgl.runtime.replicas import Replicas
 from autellix_sgl.runtime.request_fields import (
+    check_overrides,
     check_sampling,
     check_session,
     check_top_logprobs,
@@ -138,6 +140,7 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
         if isinstance(obj, GenerateReqInput):
             check_sampling(obj.sampling_params, SamplingParams.__struct_fields__)
             check_session(obj.session_params)
+            check_overrides(obj.positional_embed_overrides, PositionalEmbeds)
             setattr(obj, CHOSEN_ATTRIBUTE, obj.rid is not None)
             setattr(obj, REQUEST_ATTRIBUTE, request_behind(obj, request))
         stream: AsyncGenerator[Any, None] = super().generate_request(obj, request)

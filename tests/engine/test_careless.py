@@ -198,7 +198,32 @@ def test_a_prompt_that_the_model_cannot_run_is_refused_by_name(
 
 
 @pytest.mark.parametrize(
-    "parameters", [{"max_new_tokens": 1.5}, {"n": "x"}, {"unknown": 1}, {"stop": [1]}]
+    "field",
+    [
+        {"positional_embed_overrides": 5},
+        {"session_params": {"id": []}},
+        {"return_logprob": True, "top_logprobs_num": 10**6},
+    ],
+)
+def test_a_field_that_ends_a_scheduler_is_refused_by_name(
+    server: Server, field: dict[str, Any]
+) -> None:
+    """HTTP 400; what is at the top of a body is not all checked by SGLang."""
+    response = server.post("/generate", {"text": "a", "sampling_params": generation(2), **field})
+    assert response.status_code == 400, response.text
+    assert list(field)[-1] in response.text
+    check_nothing_is_left(server)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"max_new_tokens": 1.5},
+        {"n": "x"},
+        {"unknown": 1},
+        {"logit_bias": {"1": "x"}},
+        {"skip_special_tokens": "x"},
+    ],
 )
 def test_a_sampling_parameter_of_the_wrong_type_is_refused_by_name(
     server: Server, parameters: dict[str, Any]
@@ -209,6 +234,15 @@ def test_a_sampling_parameter_of_the_wrong_type_is_refused_by_name(
     assert response.status_code == 400, response.text
     assert f"sampling_params.{next(iter(parameters))}" in response.text
     check_nothing_is_left(server)
+
+
+def test_a_beam_that_fits_is_charged_as_one_call(server: Server) -> None:
+    """Its last output is made another way."""
+    parameters = {"beam_width": 2, "max_new_tokens": 4}
+    server.generate({"text": "a", "sampling_params": parameters, "program": {"id": "beam"}})
+    program = server.get("/v1/programs/beam").json()
+    assert (program["calls_completed"], program["calls_aborted"]) == (1, 0)
+    assert program["service_ms"] > 0
 
 
 def test_parallel_samples_are_waited_for_once_each(server: Server) -> None:
