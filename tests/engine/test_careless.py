@@ -24,6 +24,8 @@ from tests.engine.harness import SETTINGS, Server, generation, tiny_flags
 pytestmark = pytest.mark.engine
 
 UNKNOWN = 99_999_999
+# Of all tokens, and a mask of so many is not made.
+SAMPLED = {"sampling_params": {"max_new_tokens": 2, "temperature": 1.0}}
 EARLY_PROMPT = list(range(1000, 1037))
 EARLY_TOKENS = 24
 
@@ -142,9 +144,9 @@ def test_what_is_not_charged_does_not_wait(started: Started) -> None:
 @pytest.mark.parametrize(
     ("body", "status"),
     [
-        ({"return_sampling_mask": True}, 400),
-        ({"return_sampling_mask": True, "stream": True}, 200),
-        ({"text": ["a", "b"], "return_sampling_mask": True}, 400),
+        ({"return_sampling_mask": True, **SAMPLED}, 400),
+        ({"return_sampling_mask": True, "stream": True, **SAMPLED}, 200),
+        ({"text": ["a", "b"], "return_sampling_mask": True, **SAMPLED}, 400),
         ({"sampling_params": {"beam_width": 100, "max_new_tokens": 2}}, 400),
         ({"priority": 5}, 503),
         ({"priority": 5, "stream": True}, 200),
@@ -183,7 +185,6 @@ def test_a_call_that_is_refused_after_it_was_stamped_leaves(
         ("/generate", {"input_ids": [[1], []]}),
         ("/v1/completions", {"prompt": [UNKNOWN]}),
         ("/v1/completions", {"prompt": [[1], [-1]]}),
-        ("/v1/completions", {"prompt": [[]]}),
     ],
 )
 def test_a_prompt_that_the_model_cannot_run_is_refused_by_name(
