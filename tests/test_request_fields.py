@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from autellix_sgl.runtime.request_fields import (
     check_overrides,
     check_sampling,
     check_session,
+    check_single,
     check_top_logprobs,
 )
 
@@ -116,3 +118,10 @@ def test_embeddings_come_in_python_only(overrides: Any) -> None:
         check_overrides(overrides, bytes)
     for given in (None, b"", [None, b""]):
         check_overrides(given, bytes)
+
+
+def test_one_prompt_has_one_of_each() -> None:
+    """A list of one too, which a scheduler would compare with a number."""
+    check_single(SimpleNamespace(rid="a", logprob_start_len=0, return_logprob=True))
+    with pytest.raises(ValueError, match=r"^logprob_start_len: "):
+        check_single(SimpleNamespace(rid="a", logprob_start_len=[0]))

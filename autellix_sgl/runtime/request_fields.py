@@ -96,6 +96,18 @@ INTERNAL = frozenset(
         "stop_regex_max_len",
     }
 )
+# A list of prompts may have a list of these.
+PER_PROMPT = (
+    "rid",
+    "return_logprob",
+    "logprob_start_len",
+    "top_logprobs_num",
+    "return_sampling_mask",
+    "sampling_logprobs_mode",
+    "return_hidden_states",
+    "custom_logit_processor",
+    "lora_path",
+)
 SESSION = {
     "id": ("a string", _is_text),
     "rid": ("a string", _is_text),
@@ -123,6 +135,13 @@ def check_session(parameters: object) -> None:
     """Raise ValueError for the first of ``session_params`` that cannot be one."""
     if parameters is not None:
         _check("session_params", parameters, SESSION, SESSION)
+
+
+def check_single(request: object) -> None:
+    """Raise ValueError if *request*, of one prompt, has a list where each of several has its own."""
+    for name in PER_PROMPT:
+        if isinstance(getattr(request, name, None), list):
+            raise ValueError(f"{name}: a list is for a list of prompts")
 
 
 def check_overrides(overrides: object, kind: type) -> None:

@@ -47,6 +47,7 @@ from autellix_sgl.runtime.request_fields import (
     check_overrides,
     check_sampling,
     check_session,
+    check_single,
     check_top_logprobs,
 )
 from autellix_sgl.runtime.responses import ResponsePrograms
@@ -151,9 +152,12 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
     def _init_req_state(
         self, obj: GenerateReqInput | EmbeddingReqInput, request: Request | None = None
     ) -> None:
-        super()._init_req_state(obj, request)
         # Upstream's copies for parallel sampling are single and have never been normalised.
-        if isinstance(obj, GenerateReqInput) and not getattr(obj, "is_single", True):
+        several = isinstance(obj, GenerateReqInput) and not getattr(obj, "is_single", True)
+        if not several:
+            check_single(obj)
+        super()._init_req_state(obj, request)
+        if several:
             whole = request_of(obj).named(obj.rid[0])
             for index in range(len(obj.rid)):
                 setattr(obj[index], REQUEST_ATTRIBUTE, whole.for_prompt(index))

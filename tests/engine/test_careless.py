@@ -204,6 +204,7 @@ def test_a_prompt_that_the_model_cannot_run_is_refused_by_name(
         {"positional_embed_overrides": 5},
         {"session_params": {"id": []}},
         {"return_logprob": True, "top_logprobs_num": 10**6},
+        {"return_logprob": True, "logprob_start_len": [0]},
     ],
 )
 def test_a_field_that_ends_a_scheduler_is_refused_by_name(
