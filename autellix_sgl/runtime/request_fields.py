@@ -138,7 +138,7 @@ def check_session(parameters: object) -> None:
 
 
 def check_single(request: object) -> None:
-    """Raise ValueError if *request*, of one prompt, has a list where each of several has its own."""
+    """Raise ValueError if *request*, of one prompt, has a list where several have one each."""
     for name in PER_PROMPT:
         if isinstance(getattr(request, name, None), list):
             raise ValueError(f"{name}: a list is for a list of prompts")

@@ -153,11 +153,11 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
         self, obj: GenerateReqInput | EmbeddingReqInput, request: Request | None = None
     ) -> None:
         # Upstream's copies for parallel sampling are single and have never been normalised.
-        several = isinstance(obj, GenerateReqInput) and not getattr(obj, "is_single", True)
-        if not several:
+        single = getattr(obj, "is_single", True)
+        if isinstance(obj, GenerateReqInput) and single:
             check_single(obj)
         super()._init_req_state(obj, request)
-        if several:
+        if isinstance(obj, GenerateReqInput) and not single:
             whole = request_of(obj).named(obj.rid[0])
             for index in range(len(obj.rid)):
                 setattr(obj[index], REQUEST_ATTRIBUTE, whole.for_prompt(index))
