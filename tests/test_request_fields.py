@@ -14,6 +14,7 @@ from autellix_sgl.runtime.request_fields import (
     check_sampling,
     check_session,
     check_single,
+    check_stop_ids,
     check_top_logprobs,
 )
 
@@ -30,6 +31,7 @@ KNOWN = {*SAMPLING, "ignore_eos", "is_normalized"}
         ("n", "x"),
         ("n", 2.0),
         ("top_k", "x"),
+        ("top_k", 2**31),
         ("beam_width", 3.0),
         ("stream_interval", "x"),
         ("skip_special_tokens", "x"),
@@ -125,3 +127,13 @@ def test_one_prompt_has_one_of_each() -> None:
     check_single(SimpleNamespace(rid="a", logprob_start_len=0, return_logprob=True))
     with pytest.raises(ValueError, match=r"^logprob_start_len: "):
         check_single(SimpleNamespace(rid="a", logprob_start_len=[0]))
+
+
+@pytest.mark.parametrize("token", [10, -1, 2**70])
+def test_only_a_token_that_is_held_back_has_to_be_one(token: int) -> None:
+    """The others never come, which harms nobody."""
+    check_stop_ids({"stop_token_ids": [token]}, 10)
+    check_stop_ids({"stop_token_ids": [9, None, "0"], "min_new_tokens": 2}, 10)
+    check_stop_ids({"stop_token_ids": None, "min_new_tokens": 2}, 10)
+    with pytest.raises(ValueError, match=r"^sampling_params\.stop_token_ids: "):
+        check_stop_ids({"stop_token_ids": [1, token], "min_new_tokens": 2}, 10)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Container, Mapping
+from typing import Any
 
 # A list in JSON; SGLang's Engine takes the others as well.
 COLLECTIONS = (list, tuple, set, frozenset)
@@ -69,7 +70,6 @@ KINDS: tuple[tuple[str, Callable[[object], bool], tuple[str, ...]], ...] = (
         (
             "min_new_tokens",
             "stream_interval",
-            "top_k",
             "temperature",
             "top_p",
             "min_p",
@@ -77,6 +77,11 @@ KINDS: tuple[tuple[str, Callable[[object], bool], tuple[str, ...]], ...] = (
             "presence_penalty",
             "repetition_penalty",
         ),
+    ),
+    (
+        "a number below 2**31",
+        lambda value: isinstance(value, int | float) and value < 2**31,
+        ("top_k",),
     ),
     ("a string", _is_text, ("json_schema", "regex", "ebnf", "structural_tag")),
     ("a string or a list of strings", _is_texts, ("stop",)),
@@ -152,6 +157,18 @@ def check_overrides(overrides: object, kind: type) -> None:
     each = overrides if isinstance(overrides, list) else [overrides]
     if not all(override is None or isinstance(override, kind) for override in each):
         raise ValueError("positional_embed_overrides: cannot be given in JSON")
+
+
+def check_stop_ids(parameters: Mapping[str, Any], size: int) -> None:
+    """Raise ValueError if a token that is held back at first is not in a vocabulary of *size*.
+
+    Without ``min_new_tokens`` nothing is held back, and such a token just never comes.
+    """
+    if not parameters.get("min_new_tokens"):
+        return
+    for token in parameters.get("stop_token_ids") or ():
+        if token is not None and not 0 <= int(token) < size:
+            raise ValueError(f"sampling_params.stop_token_ids: {token} is not 0 to {size - 1}")
 
 
 def check_top_logprobs(count: int | None, size: int) -> None:

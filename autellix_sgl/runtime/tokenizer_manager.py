@@ -48,6 +48,7 @@ from autellix_sgl.runtime.request_fields import (
     check_sampling,
     check_session,
     check_single,
+    check_stop_ids,
     check_top_logprobs,
 )
 from autellix_sgl.runtime.responses import ResponsePrograms
@@ -172,6 +173,7 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
     ) -> None:
         size = self.model_config.vocab_size
         if isinstance(obj, GenerateReqInput):
+            check_stop_ids(obj.sampling_params, size)
             check_top_logprobs(obj.top_logprobs_num, size)
         # A multimodal prompt has placeholders of its model's own, outside of the vocabulary too.
         if input_ids is not None and not obj.contains_mm_input():

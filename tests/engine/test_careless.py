@@ -225,6 +225,8 @@ def test_a_field_that_ends_a_scheduler_is_refused_by_name(
         {"unknown": 1},
         {"logit_bias": {"1": "x"}},
         {"skip_special_tokens": "x"},
+        {"top_k": 10**10},
+        {"stop_token_ids": [10**9], "min_new_tokens": 1},
     ],
 )
 def test_a_sampling_parameter_of_the_wrong_type_is_refused_by_name(
