@@ -25,12 +25,7 @@ from sglang.srt.sampling.sampling_params import SamplingParams
 from sglang.srt.server_args import PortArgs, ServerArgs
 
 from autellix_sgl.config import ProgramArgs
-from autellix_sgl.core import (
-    Forecast,
-    Kinds,
-    ProcessTable,
-    Program,
-)
+from autellix_sgl.core import Forecast, Kinds, ProcessTable, Program
 from autellix_sgl.runtime.call_ends import CallEnds, CallStates
 from autellix_sgl.runtime.call_progress import (
     REQUEST_ATTRIBUTE,
