@@ -31,7 +31,9 @@ TOKENIZER_MANAGER_METHODS = tuple(
     for method in (
         "__init__",
         "generate_request",
+        "init_running_status",
         "_init_req_state",
+        "_validate_one_request",
         "_send_one_request",
         "_send_batch_request",
         "_handle_batch_output",
@@ -61,6 +63,15 @@ DATA_PARALLEL = (
     f"{CONTROL}:TokenizerControlMixin.update_control_communicator_fan_out",
     "sglang.srt.managers.tokenizer_manager:TokenizerManager.update_active_ranks",
     "sglang.srt.managers.tokenizer_manager:TokenizerManager._handle_abort_finish_reason",
+)
+# Every place where SGLang forgets a request's state, beside the methods above; what it does with
+# prompts and parameters as they come; how its warm-up reaches the server.
+REQUESTS = (
+    "sglang.srt.entrypoints.http_server:health_generate",
+    "sglang.srt.sampling.sampling_params:SamplingParams",
+    "sglang.srt.managers.io_struct:SessionParams",
+    "sglang.srt.managers.embed_types:PositionalEmbeds",
+    "sglang.srt.server_args:ServerArgs.url",
 )
 # Who is let in where, and what the server needs to call itself, on a server with tenants.
 AUTHENTICATION = (
@@ -115,6 +126,7 @@ def relied_on() -> list[str]:
         *TOKENIZER_MANAGER_METHODS,
         *AUTHENTICATION,
         *DATA_PARALLEL,
+        *REQUESTS,
         *QUESTIONS,
         *RADIX_CACHE,
         *MESSAGES,
