@@ -158,8 +158,8 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
             for index in range(len(obj.rid)):
                 setattr(obj[index], REQUEST_ATTRIBUTE, whole.for_prompt(index))
                 setattr(obj[index], CHOSEN_ATTRIBUTE, getattr(obj, CHOSEN_ATTRIBUTE))
-            # Nor do they use the ids that they are given here; they get others when they are sent,
-            # and a server that is told to stop would wait for these for ever.
+            # Nor do they use the ids that they are given here; they get others when they are sent.
+            # After a stream these would stay, and a server that is told to stop wait for them.
             for rid in obj.rid[obj.batch_size :]:
                 del self.rid_to_state[rid]
 
