@@ -250,9 +250,10 @@ def test_a_beam_that_fits_is_charged_as_one_call(server: Server) -> None:
 
 
 def test_parallel_samples_are_waited_for_once_each(server: Server) -> None:
-    """The ids that SGLang gives them before it gives them others are forgotten."""
+    """The ids that SGLang gives them before it gives them others are forgotten; in streams, too."""
     body = {"text": ["a", "b"], "sampling_params": generation(2, n=3)}
     assert len(server.generate(body)) == 6
+    assert server.post("/generate", {**body, "stream": True}).text.endswith("data: [DONE]\n\n")
     check_nothing_is_left(server)
 
 
