@@ -153,14 +153,8 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
             whole = request_of(obj).named(obj.rid[0])
             for index in range(len(obj.rid)):
                 setattr(obj[index], REQUEST_ATTRIBUTE, whole.for_prompt(index))
-<<<<<<< HEAD
-            # Nor do they use the ids that they are given here; they get others when they are sent,
-            # and a server that is told to stop would wait for these for ever.
-=======
-                setattr(obj[index], CHOSEN_ATTRIBUTE, getattr(obj, CHOSEN_ATTRIBUTE))
             # Nor do they use the ids that they are given here; they get others when they are sent.
             # After a stream these would stay, and a server that is told to stop wait for them.
->>>>>>> i13-front
             for rid in obj.rid[obj.batch_size :]:
                 del self.rid_to_state[rid]
 
