@@ -11,6 +11,7 @@ import pytest
 from autellix_sgl.runtime.request_fields import (
     SAMPLING,
     check_overrides,
+    check_rid,
     check_sampling,
     check_session,
     check_single,
@@ -137,3 +138,14 @@ def test_only_a_token_that_is_held_back_has_to_be_one(token: int) -> None:
     check_stop_ids({"stop_token_ids": None, "min_new_tokens": 2}, 10)
     with pytest.raises(ValueError, match=r"^sampling_params\.stop_token_ids: "):
         check_stop_ids({"stop_token_ids": [1, token], "min_new_tokens": 2}, 10)
+
+
+@pytest.mark.parametrize("rid", ["HEALTH_CHECK", "HEALTH_CHECK_1", ["a", "HEALTH_CHECK_2"]])
+def test_an_id_of_the_servers_own_health_checks_is_refused(rid: object) -> None:
+    with pytest.raises(ValueError, match=r"^rid: may not begin with HEALTH_CHECK"):
+        check_rid(rid, "HEALTH_CHECK")
+
+
+@pytest.mark.parametrize("rid", [None, "a", "a-HEALTH_CHECK", ["a", None]])
+def test_other_ids_are_taken(rid: object) -> None:
+    check_rid(rid, "HEALTH_CHECK")

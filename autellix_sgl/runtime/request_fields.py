@@ -142,6 +142,16 @@ def check_session(parameters: object) -> None:
         _check("session_params", parameters, SESSION, SESSION)
 
 
+def check_rid(rid: object, reserved: str) -> None:
+    """Raise ValueError if an id, or one of a list, begins as the server's health checks' do.
+
+    SGLang passes over outputs and aborts of such requests, and they are nobody's calls.
+    """
+    for each in rid if isinstance(rid, list) else [rid]:
+        if isinstance(each, str) and each.startswith(reserved):
+            raise ValueError(f"rid: may not begin with {reserved}, got {each!r:.80}")
+
+
 def check_single(request: object) -> None:
     """Raise ValueError if *request*, of one prompt, has a list where several have one each."""
     for name in PER_PROMPT:

@@ -36,10 +36,11 @@ from autellix_sgl.runtime.call_progress import (
 )
 from autellix_sgl.runtime.identity import IdentityReader
 from autellix_sgl.runtime.metrics import TABLE_PERIOD_S, TableMetrics
-from autellix_sgl.runtime.opening import Opening
+from autellix_sgl.runtime.opening import Opening, scope_of
 from autellix_sgl.runtime.replicas import Replicas
 from autellix_sgl.runtime.request_fields import (
     check_overrides,
+    check_rid,
     check_sampling,
     check_session,
     check_single,
@@ -48,6 +49,7 @@ from autellix_sgl.runtime.request_fields import (
 )
 from autellix_sgl.runtime.responses import ResponsePrograms
 from autellix_sgl.runtime.shares import SharesFile
+from autellix_sgl.runtime.tenant_middleware import path_of
 from autellix_sgl.runtime.token_ids import check_token_ids
 from autellix_sgl.runtime.wire import (
     CALLS_KEY,
@@ -59,6 +61,8 @@ from autellix_sgl.runtime.wire import (
 )
 
 logger = logging.getLogger(__name__)
+
+HEALTH_CHECK_PATHS = ("/health", "/health_generate")
 
 LEASE_CHECKS_PER_LEASE = 10
 
@@ -132,6 +136,8 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
     ) -> AsyncIterator[Any]:
         # Not a generator itself: wrapping upstream's would delay its clean-up on a disconnect.
         if isinstance(obj, GenerateReqInput):
+            if request is not None and path_of(scope_of(request)) not in HEALTH_CHECK_PATHS:
+                check_rid(obj.rid, HEALTH_CHECK_RID_PREFIX)
             check_sampling(obj.sampling_params, SamplingParams.__struct_fields__)
             check_session(obj.session_params)
             check_overrides(obj.positional_embed_overrides, PositionalEmbeds)
