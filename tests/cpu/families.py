@@ -76,32 +76,33 @@ def of(name: str, architecture: str, model_type: str, *flags: str, **config: Any
     return Family(name, {**BASE, **names, **config}, flags, **served)
 
 
+# fmt: off
 WINDOW = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
 HEADS = {"num_key_value_heads": 4}
 HEAD = {"head_dim": 16}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 LOCAL_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 ROUTED_EXPERTS = {
-    **{"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
-    **{"moe_intermediate_size": 32, "first_k_dense_replace": 1, "moe_layer_freq": 1},
-    **{"n_group": 1, "topk_group": 1, "routed_scaling_factor": 1.0, "norm_topk_prob": True},
+    "n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32, "first_k_dense_replace": 1, "moe_layer_freq": 1,
+    "n_group": 1, "topk_group": 1, "routed_scaling_factor": 1.0, "norm_topk_prob": True,
 }
 SPARSE = {**EXPERTS, "decoder_sparse_step": 1, "norm_topk_prob": True, "mlp_only_layers": []}
 LATENT = {
-    **{"q_lora_rank": 32, "kv_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_head_dim": 16},
-    **{"v_head_dim": 16, **HEADS},
+    "q_lora_rank": 32, "kv_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_head_dim": 16,
+    "v_head_dim": 16, **HEADS,
 }
 GEMMA = {
-    **{**HEAD, **WINDOW, "query_pre_attn_scalar": 16, "rope_local_base_freq": 10000.0},
-    **{"hidden_act": "gelu_pytorch_tanh", "hidden_activation": "gelu_pytorch_tanh"},
+    **HEAD, **WINDOW, "query_pre_attn_scalar": 16, "rope_local_base_freq": 10000.0,
+    "hidden_act": "gelu_pytorch_tanh", "hidden_activation": "gelu_pytorch_tanh",
 }
 GRANITE = {
-    **{"embedding_multiplier": 2.0, "logits_scaling": 4.0, "residual_multiplier": 0.5},
-    **{"attention_multiplier": 0.1},
+    "embedding_multiplier": 2.0, "logits_scaling": 4.0, "residual_multiplier": 0.5,
+    "attention_multiplier": 0.1,
 }
 GPT2 = {
-    **{"n_embd": 64, "n_layer": 2, "n_head": 4, "n_inner": 128, "n_positions": 512},
-    **{"activation_function": "gelu_new", "rotary_dim": 8},
+    "n_embd": 64, "n_layer": 2, "n_head": 4, "n_inner": 128, "n_positions": 512,
+    "activation_function": "gelu_new", "rotary_dim": 8,
 }
 MINICPM = {"scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 32}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
@@ -109,19 +110,21 @@ LONGROPE = {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [1.5] 
 LLAMA3 = {**YARN, "rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 MROPE = {"rope_type": "default", "mrope_section": [2, 3, 3]}
 IMAGES = {
-    **{"image_token_id": 1000, "video_token_id": 1001, "vision_start_token_id": 1002},
-    **{"vision_end_token_id": 1003},
+    "image_token_id": 1000, "video_token_id": 1001, "vision_start_token_id": 1002,
+    "vision_end_token_id": 1003,
 }
 VISION = {
-    **{"depth": 1, "hidden_size": 64, "out_hidden_size": 64, "intermediate_size": 64},
-    **{"num_heads": 4, "patch_size": 14, "image_size": 28, "spatial_merge_size": 2},
-    **{"temporal_patch_size": 2, "in_channels": 3, "deepstack_visual_indexes": [0]},
-    **{"num_position_embeddings": 16, "fullatt_block_indexes": [0], "window_size": 28},
+    "depth": 1, "hidden_size": 64, "out_hidden_size": 64, "intermediate_size": 64,
+    "num_heads": 4, "patch_size": 14, "image_size": 28, "spatial_merge_size": 2,
+    "temporal_patch_size": 2, "in_channels": 3, "deepstack_visual_indexes": [0],
+    "num_position_embeddings": 16, "fullatt_block_indexes": [0], "window_size": 28,
 }
 SIGLIP = {
-    **{"model_type": "siglip_vision_model", "hidden_size": 64, "intermediate_size": 64},
-    **{"num_hidden_layers": 1, "num_attention_heads": 4, "image_size": 28, "patch_size": 14},
+    "model_type": "siglip_vision_model", "hidden_size": 64, "intermediate_size": 64,
+    "num_hidden_layers": 1, "num_attention_heads": 4, "image_size": 28, "patch_size": 14,
 }
+
+# fmt: on
 
 SERVED = (
     of("Llama", "LlamaForCausalLM", "llama"),
@@ -209,12 +212,12 @@ SERVED = (
     of("ERNIE 4.5 MoE", "Ernie4_5_MoeForCausalLM", "ernie4_5_moe", **HEAD, use_bias=False,
        moe_num_experts=4, moe_k=2, moe_intermediate_size=32, moe_num_shared_experts=1,
        moe_layer_start_index=1, moe_layer_end_index=1, moe_layer_interval=1),
-    of("Arcee", "ArceeForCausalLM", "arcee", **HEAD, **{"hidden_act": "relu2"}),
-    of("Apertus", "ApertusForCausalLM", "apertus", **{"hidden_act": "xielu"}),
+    of("Arcee", "ArceeForCausalLM", "arcee", **HEAD, hidden_act="relu2"),
+    of("Apertus", "ApertusForCausalLM", "apertus", hidden_act="xielu"),
     of("Orion", "OrionForCausalLM", "orion", remote=True),
     of("XVERSE", "XverseForCausalLM", "xverse", remote=True),
     of("Persimmon", "PersimmonForCausalLM", "persimmon", **HEADS, qk_layernorm=True,
-       partial_rotary_factor=0.5, **{"hidden_act": "relu2"}),
+       partial_rotary_factor=0.5, hidden_act="relu2"),
     of("Laguna", "LagunaForCausalLM", "laguna", remote=True, **HEAD, **WINDOW, **EXPERTS,
        shared_expert_intermediate_size=32, mlp_layer_types=["dense", "sparse"], gating=True),
     of("Mellum 2", "MellumForCausalLM", "mellum", remote=True, **HEAD, **WINDOW, **EXPERTS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
@@ -55,6 +56,8 @@ class _Messages(logging.Handler):
 
 
 def _try(folder: Path, flags: list[str]) -> Outcome:
+    # The start collects garbage, which would copy all that this process shares with its parent.
+    gc.freeze()
     import torch
     from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
 
@@ -124,13 +127,10 @@ def _randomize(model: Any) -> None:
 
 def _greedy(runner: Any, backend: Any) -> list[list[int]]:
     """Each prompt's tokens; of a model that makes embeddings, where the largest element is."""
-    from autellix_sgl.runtime.cpu.rehearsal import Stage
+    from autellix_sgl.runtime.cpu.rehearsal import staged
 
-    stage = Stage(runner, PROMPTS, room=TOKENS)
-    try:
+    with staged(runner, PROMPTS, room=TOKENS) as stage:
         tokens = [stage.extend(backend).argmax(-1).tolist()]
         for step in range(TOKENS if runner.is_generation else 0):
             tokens.append(stage.decode(backend, tokens[-1], step).argmax(-1).tolist())
-    finally:
-        stage.close()
     return [list(said) for said in zip(*tokens, strict=True)]

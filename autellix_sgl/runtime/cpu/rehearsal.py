@@ -9,7 +9,7 @@ differ, the model is served by torch_native, and a request never meets what they
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +35,17 @@ logger = logging.getLogger(__name__)
 PROMPT_LENGTHS = (5, 3)
 
 # What a model's code raises when a backend is not what it expects: its own checks, a missing
-# attribute or argument, a shape that does not fit, an operation without an implementation.
-MODEL_ERRORS = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+# attribute or argument, a shape that does not fit, an operation or a module that is not there.
+MODEL_ERRORS = (
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 # Relative difference of a request's logits. Two right implementations differ by rounding, which
 # every layer carries on; a wrong mask, scale or row changes the logits by their own size.
@@ -57,21 +66,18 @@ def rehearse(
     """
     if runner.lora_manager is not None:
         return None
+    prompts = [_prompt(runner, length) for length in PROMPT_LENGTHS]
     try:
-        stage = Stage(runner, [_prompt(runner, n) for n in PROMPT_LENGTHS], room=1)
-    except MODEL_ERRORS as error:
-        return _agreed(runner, f"no rehearsal can be held ({_described(error)})")
-    try:
-        with torch.no_grad(), _without_logit_caps(runner.model):
+        with staged(runner, prompts, room=1) as stage, torch.no_grad():
             stock = TorchNative(runner)
             theirs = _stock(stage, stock, acceleration)
-            layers = [*stock.layers, *_attention_layers(runner.model)]
-            reasons = (unsupported_layer(runner, layer) for layer in layers)
+            reasons = (unsupported_layer(runner, layer) for layer in stock.layers)
             reason = next((said for said in reasons if said is not None), None)
             if reason is None:
-                reason = _ours(stage, backend, theirs)
-    finally:
-        stage.close()
+                with _without_logit_caps(stock.layers):
+                    reason = _ours(stage, backend, theirs)
+    except MODEL_ERRORS as error:
+        reason = f"no rehearsal can be held ({_described(error)})"
     return _agreed(runner, reason)
 
 
@@ -117,22 +123,31 @@ class TorchNative(TorchNativeAttnBackend):  # type: ignore[misc] # sglang is unt
 
 
 class Stage:
-    """Requests with a place in a runner's pools, and forwards of its model over them.
+    """Requests in a runner's pools, and forwards of its model over them: see `staged`."""
 
-    Only for pools that nobody uses yet: `close` empties them.
-    """
-
-    def __init__(self, runner: ModelRunner, prompts: Sequence[Sequence[int]], *, room: int) -> None:
-        """*room* is how many tokens each request may have beyond its prompt."""
+    def __init__(self, runner: ModelRunner, prompts: Sequence[Sequence[int]]) -> None:
         self.runner = runner
         rows = runner.req_to_token_pool.free_slots[: len(prompts)]
         self.prompts = prompts[: len(rows)]
         self.requests = torch.tensor(rows)
         self.lengths = torch.tensor([len(prompt) for prompt in self.prompts])
         self._table = runner.req_to_token_pool.req_to_token
-        self._reserve(self.lengths + room)
 
-    def close(self) -> None:
+    def reserve(self, room: int) -> None:
+        """Allocate slots as the scheduler does, and write them to the request table."""
+        allocator, lengths = self.runner.token_to_kv_pool_allocator, self.lengths + room
+        total = int(lengths.sum())
+        if allocator.page_size == 1:
+            slots = allocator.alloc(total)
+        else:
+            none, before = torch.zeros_like(lengths), torch.full_like(lengths, -1)
+            slots = allocator.alloc_extend(none, none, lengths, lengths, before, total)
+        if slots is None:
+            raise ValueError(f"the KV pool has no room for {total} tokens")
+        for row, part in zip(self.requests, slots.split(lengths.tolist()), strict=True):
+            self._table[row, : len(part)] = part.int()
+
+    def clear(self) -> None:
         self._table[self.requests] = 0
         self.runner.token_to_kv_pool_allocator.clear()
 
@@ -169,18 +184,6 @@ class Stage:
         slots = self._table[self.requests, positions].long()
         return self._forward(backend, ForwardMode.DECODE, tokens, positions, slots, positions + 1)
 
-    def _reserve(self, lengths: Tensor) -> None:
-        """Allocate slots as the scheduler does, and write them to the request table."""
-        allocator = self.runner.token_to_kv_pool_allocator
-        total = int(lengths.sum())
-        if allocator.page_size == 1:
-            slots = allocator.alloc(total)
-        else:
-            none, before = torch.zeros_like(lengths), torch.full_like(lengths, -1)
-            slots = allocator.alloc_extend(none, none, lengths, lengths, before, total)
-        for row, part in zip(self.requests, slots.split(lengths.tolist()), strict=True):
-            self._table[row, : len(part)] = part.int()
-
     def _forward(
         self,
         backend: Any,
@@ -216,6 +219,21 @@ class Stage:
         return torch.as_tensor(result).clone()
 
 
+@contextmanager
+def staged(runner: ModelRunner, prompts: Sequence[Sequence[int]], *, room: int) -> Iterator[Stage]:
+    """Requests for *prompts*, with space for *room* tokens beyond, as far as there are rows.
+
+    Only for pools that nobody uses yet: they are emptied on leaving. Raises ValueError if the KV
+    pool is too small.
+    """
+    stage = Stage(runner, prompts)
+    try:
+        stage.reserve(room)
+        yield stage
+    finally:
+        stage.clear()
+
+
 def largest_difference(found: Tensor, expected: Tensor) -> float:
     """The largest relative difference of a row; 0 where *expected* has no numbers to compare."""
     found, expected = found.double(), expected.double()
@@ -233,21 +251,16 @@ def _prompt(runner: ModelRunner, length: int) -> list[int]:
 
 
 @contextmanager
-def _without_logit_caps(model: torch.nn.Module) -> Iterator[None]:
+def _without_logit_caps(layers: Iterable[RadixAttention]) -> Iterator[None]:
     """torch_native ignores caps on scores, which the kernels have: not a reason to use it."""
-    layers = _attention_layers(model)
-    caps = [layer.logit_cap for layer in layers]
-    for layer in layers:
+    caps = {layer: layer.logit_cap for layer in layers}
+    for layer in caps:
         layer.logit_cap = 0.0
     try:
         yield
     finally:
-        for layer, cap in zip(layers, caps, strict=True):
+        for layer, cap in caps.items():
             layer.logit_cap = cap
-
-
-def _attention_layers(model: torch.nn.Module) -> list[RadixAttention]:
-    return [module for module in model.modules() if isinstance(module, RadixAttention)]
 
 
 def _agreed(runner: ModelRunner, reason: str | None) -> str | None:
