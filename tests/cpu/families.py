@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +51,17 @@ class TinyConfig(PretrainedConfig):
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """*why* is in the line of the log, or the error, that says why it is not the kernels."""
+    """A model, and who is to serve it.
+
+    *why* is in the line of the log, or in the error, that says why it is not the kernels.
+    """
 
     name: str
     config: dict[str, Any]
     flags: tuple[str, ...] = ()
     served: str = KERNELS
     why: str = ""
-    torch_native_fails: bool = field(default=False)
+    torch_native_fails: bool = False
 
     def write(self, folder: Path) -> Path:
         """Write the model's configuration to *folder*, which then is a model with dummy weights."""
@@ -68,6 +71,7 @@ class Family:
 
 
 def of(name: str, architecture: str, model_type: str, *flags: str, **config: Any) -> Family:
+    """A family by its fields, those of `Family` among those of its configuration."""
     served = {key: config.pop(key) for key in ("served", "why", "torch_native_fails")
               if key in config}  # fmt: skip
     if config.pop("remote", False):

@@ -123,6 +123,20 @@ def test_shapes_that_models_hand_over(kernels: Kernels, case: Case) -> None:
     assert results[0].shape == flat.shape
 
 
+def test_a_layer_without_a_cap_or_window(kernels: Kernels) -> None:
+    """None is as good as the values that stand for neither."""
+    case = CASES[1]
+    batch = make_batch(case)
+    results = []
+    for changes in ({}, {"logit_cap": None, "sliding_window_size": None}):
+        runner, step = runner_of(case, batch), forward_batch_of(case, batch)
+        layer = layer_of(case, **changes)
+        backend = attention.CpuAttnBackend(runner)
+        backend.init_forward_metadata(step)
+        results.append(backend.forward(batch.q, batch.k, batch.v, layer, step))
+    assert torch.equal(*results)
+
+
 def test_what_layers_ask_of_a_backend() -> None:
     """The pools are where SGLang's models look for them."""
     case = CASES[0]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from autellix_sgl.runtime.platform import uses_cpu_engine
 from tests.cpu.families import (
     FALLS_BACK,
     FAMILIES,
@@ -18,6 +19,9 @@ from tests.cpu.families import (
 from tests.cpu.family_process import try_model
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "cpu.md"
+on_the_cpu = pytest.mark.skipif(
+    not uses_cpu_engine(), reason="the backend is for machines without a GPU"
+)
 STOCK = ("--attention-backend", "torch_native")
 
 
@@ -25,6 +29,7 @@ def named(family: Family) -> str:
     return family.name.replace(" ", "-")
 
 
+@on_the_cpu
 @pytest.mark.engine
 @pytest.mark.parametrize("family", [*SERVED, *FALLS_BACK], ids=named)
 def test_same_text_as_torch_native(family: Family, tmp_path: Path) -> None:
@@ -41,6 +46,7 @@ def test_same_text_as_torch_native(family: Family, tmp_path: Path) -> None:
         assert outcome.ours == outcome.torch_native
 
 
+@on_the_cpu
 @pytest.mark.engine
 @pytest.mark.parametrize("family", UPSTREAM_CANNOT, ids=named)
 def test_upstream_cannot(family: Family, tmp_path: Path) -> None:

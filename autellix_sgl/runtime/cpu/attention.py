@@ -78,7 +78,7 @@ def _unsupported_attention(layer: RadixAttention) -> str | None:
         return f"scores are scaled by {layer.scaling}"
     if layer.logit_cap and layer.logit_capping_method != "tanh":
         return f"logit capping by {layer.logit_capping_method}"
-    if layer.use_irope or layer.xai_temperature_len > 0 or layer.pos_encoding_mode != "NONE":
+    if layer.use_irope or (layer.xai_temperature_len or 0) > 0 or layer.pos_encoding_mode != "NONE":
         return "the model changes attention by position"
     return None
 
@@ -175,9 +175,7 @@ class CpuAttnBackend(TorchNativeAttnBackend):  # type: ignore[misc] # sglang is 
             self.pool.get_value_buffer(layer.layer_id),
             *self._table(step, layer),
             step.lengths,
-            layer.scaling,
-            layer.logit_cap,
-            layer.sliding_window_size,
+            *_score_rule(layer),
         )
         return out
 
@@ -210,9 +208,7 @@ class CpuAttnBackend(TorchNativeAttnBackend):  # type: ignore[misc] # sglang is 
             *self._table(step, layer),
             step.prefixes,
             step.counts,
-            layer.scaling,
-            layer.logit_cap,
-            layer.sliding_window_size,
+            *_score_rule(layer),
         )
         return out
 
@@ -281,6 +277,12 @@ def attention_ops(runner: ModelRunner) -> tuple[AttentionOps, fused.Acceleration
         )
         return TorchOps(), fused.Acceleration()
     return kernels, fused.accelerate(runner.model, kernels)
+
+
+def _score_rule(layer: RadixAttention) -> tuple[float, float, int]:
+    """Scale, cap and window; a model's configuration may have null for no cap or window."""
+    window = layer.sliding_window_size
+    return layer.scaling, layer.logit_cap or 0.0, -1 if window is None else window
 
 
 def _index(indices: Tensor) -> Tensor:

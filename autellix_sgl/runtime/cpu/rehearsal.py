@@ -49,7 +49,7 @@ MODEL_ERRORS = (
 
 # Relative difference of a request's logits. Two right implementations differ by rounding, which
 # every layer carries on; a wrong mask, scale or row changes the logits by their own size.
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.3}
 
 
 def rehearse(
