@@ -127,10 +127,16 @@ def _randomize(model: Any) -> None:
 
 def _greedy(runner: Any, backend: Any) -> list[list[int]]:
     """Each prompt's tokens; of a model that makes embeddings, where the largest element is."""
+    import torch
+
     from autellix_sgl.runtime.cpu.rehearsal import staged
 
     with staged(runner, PROMPTS, room=TOKENS) as stage:
-        tokens = [stage.extend(backend).argmax(-1).tolist()]
+        none, lengths = torch.zeros_like(stage.lengths), stage.lengths
+        halves = lengths // 2 if runner.is_generation else none
+        if runner.is_generation:
+            stage.extend(backend, none, halves)
+        tokens = [stage.extend(backend, halves, lengths).argmax(-1).tolist()]
         for step in range(TOKENS if runner.is_generation else 0):
             tokens.append(stage.decode(backend, tokens[-1], step).argmax(-1).tolist())
     return [list(said) for said in zip(*tokens, strict=True)]

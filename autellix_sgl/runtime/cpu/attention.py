@@ -168,14 +168,19 @@ class CpuAttnBackend(TorchNativeAttnBackend):  # type: ignore[misc] # sglang is 
         step = self._begin(k, v, layer, save_kv_cache)
         rows = _rows(q, layer.tp_q_head_num * layer.qk_head_dim)
         out = rows.new_empty(rows.shape)
+        table, requests = self._table(step, layer)
+        scale, cap, window = _score_rule(layer)
         self.ops.decode(
             rows,
             out,
             keys,
             self.pool.get_value_buffer(layer.layer_id),
-            *self._table(step, layer),
+            table,
+            requests,
             step.lengths,
-            *_score_rule(layer),
+            scale,
+            cap,
+            window,
         )
         return out
 
@@ -200,15 +205,20 @@ class CpuAttnBackend(TorchNativeAttnBackend):  # type: ignore[misc] # sglang is 
         step = self._begin(k, v, layer, save_kv_cache)
         rows = _rows(q, layer.tp_q_head_num * layer.qk_head_dim)
         out = rows.new_empty(rows.shape)
+        table, requests = self._table(step, layer)
+        scale, cap, window = _score_rule(layer)
         self.ops.extend(
             rows,
             out,
             keys,
             self.pool.get_value_buffer(layer.layer_id),
-            *self._table(step, layer),
+            table,
+            requests,
             step.prefixes,
             step.counts,
-            *_score_rule(layer),
+            scale,
+            cap,
+            window,
         )
         return out
 

@@ -2,8 +2,9 @@
 
 What a model asks of its attention backend and in which shapes is written in its code, and there are
 more models than anybody lists. So each is tried when the backend is created: two short requests are
-prefilled and decoded, on the kernels and as SGLang has it. Where the kernels fail or their numbers
-differ, the model is served by torch_native, and a request never meets what they cannot do.
+prefilled in two parts and decoded, on the kernels and as SGLang has it. Where the kernels fail or
+their numbers differ, the model is served by torch_native, and a request never meets what they
+cannot do.
 """
 
 from __future__ import annotations
@@ -152,29 +153,38 @@ class Stage:
         self.runner.token_to_kv_pool_allocator.clear()
 
     def rehearse(self, backend: Any) -> Tensor:
-        """Prefill and one decode step with *backend*: logits [steps * requests, vocabulary]."""
-        prefilled = self.extend(backend)
-        if not self.runner.is_generation:
-            return prefilled
-        return torch.cat([prefilled, self.decode(backend, [1] * len(self.prompts), 0)])
+        """Prefill, behind a cached prefix too, and decode: logits [steps * requests, vocabulary].
 
-    def extend(self, backend: Any) -> Tensor:
-        """Prefill every prompt; returns logits [requests, vocabulary], or embeddings."""
-        counts = self.lengths
-        positions = torch.cat([torch.arange(int(n)) for n in counts])
-        slots = [self._table[r, :n] for r, n in zip(self.requests, counts.tolist(), strict=True)]
+        Of a model that makes embeddings, those of the whole prompts.
+        """
+        none, halves = torch.zeros_like(self.lengths), self.lengths // 2
+        if not self.runner.is_generation:
+            return self.extend(backend, none, self.lengths)
+        first = self.extend(backend, none, halves)
+        rest = self.extend(backend, halves, self.lengths)
+        return torch.cat([first, rest, self.decode(backend, [1] * len(self.prompts), 0)])
+
+    def extend(self, backend: Any, begins: Tensor, ends: Tensor) -> Tensor:
+        """Prefill each prompt from *begins* to *ends*, behind its tokens before.
+
+        Returns logits [requests, vocabulary], or embeddings.
+        """
+        counts = ends - begins
+        spans = [slice(*span) for span in zip(begins.tolist(), ends.tolist(), strict=True)]
+        tokens = [prompt[span] for prompt, span in zip(self.prompts, spans, strict=True)]
+        slots = [self._table[row, span] for row, span in zip(self.requests, spans, strict=True)]
         return self._forward(
             backend,
             ForwardMode.EXTEND,
-            [token for prompt in self.prompts for token in prompt],
-            positions,
+            [token for part in tokens for token in part],
+            torch.cat([torch.arange(span.start, span.stop) for span in spans]),
             torch.cat(slots).long(),
-            counts,
+            ends,
             extend_num_tokens=int(counts.sum()),
             extend_seq_lens=counts.int(),
-            extend_prefix_lens=torch.zeros_like(counts).int(),
+            extend_prefix_lens=begins.int(),
             extend_start_loc=(counts.cumsum(0) - counts).int(),
-            extend_prefix_lens_cpu=[0] * len(counts),
+            extend_prefix_lens_cpu=begins.tolist(),
             extend_seq_lens_cpu=counts.tolist(),
         )
 
