@@ -106,6 +106,38 @@ QUESTIONS = (
     f"{CONTROL}:TokenizerControlMixin.init_communicators",
     "sglang.utils:TypeBasedDispatcher.__call__",
 )
+# What the CPU's attention backend is, and what a rehearsal of a model on it is made of.
+CPU_BACKEND = (
+    *(
+        f"sglang.srt.layers.attention.torch_native_backend:TorchNativeAttnBackend.{method}"
+        for method in ("__init__", "init_forward_metadata", "forward_extend", "forward_decode")
+    ),
+    "sglang.srt.layers.attention.base_attn_backend:AttentionBackend.forward",
+    "sglang.srt.layers.attention.attention_registry:register_attention_backend",
+    "sglang.srt.layers.radix_attention:RadixAttention.__init__",
+    "sglang.srt.layers.radix_attention:RadixAttention.forward",
+    "sglang.srt.model_executor.model_runner:ModelRunner.init_attention_backends",
+    "sglang.srt.model_executor.forward_batch_info:ForwardBatch",
+    "sglang.srt.model_executor.forward_context:ForwardContext",
+    "sglang.srt.model_executor.forward_context:forward_context",
+    "sglang.srt.mem_cache.memory_pool:ReqToTokenPool.__init__",
+    "sglang.srt.mem_cache.allocator.token:TokenToKVPoolAllocator",
+    "sglang.srt.mem_cache.allocator.paged:PagedTokenToKVPoolAllocator.alloc_extend",
+    "sglang.srt.mem_cache.allocator.swa:SWATokenToKVPoolAllocator.alloc",
+    "sglang.srt.mem_cache.allocator.swa:SWATokenToKVPoolAllocator.alloc_extend",
+    "sglang.srt.mem_cache.allocator.swa:SWATokenToKVPoolAllocator.clear",
+)
+# Whose computing the CPU's kernels take over, and how.
+CPU_MODULES = (
+    "sglang.kernels.fused_op:BaseFusedOp.forward",
+    "sglang.srt.layers.activation:SiluAndMul.forward_native",
+    "sglang.srt.layers.layernorm:RMSNorm.__init__",
+    "sglang.srt.layers.layernorm:RMSNorm.forward_native",
+    "sglang.srt.layers.rotary_embedding.base:RotaryEmbedding.forward_native",
+    "sglang.srt.layers.quantization.unquant:UnquantizedLinearMethod.apply",
+    "sglang.srt.layers.quantization.unquant:UnquantizedEmbeddingMethod",
+    "sglang.srt.layers.logits_processor:LogitsProcessor._compute_lm_head",
+)
 MESSAGES = (
     "sglang.srt.managers.tokenizer_manager:TokenizerManager._dispatch_to_scheduler",
     "sglang.srt.managers.io_struct:BaseReq",
@@ -129,6 +161,8 @@ def relied_on() -> list[str]:
         *REQUESTS,
         *QUESTIONS,
         *RADIX_CACHE,
+        *CPU_BACKEND,
+        *CPU_MODULES,
         *MESSAGES,
     )
     for target in seams:

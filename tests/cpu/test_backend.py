@@ -105,6 +105,63 @@ def test_same_as_torch_native(kernels: Kernels, case: Case) -> None:
         assert relative_error(found.flatten(), expected.double().flatten()) < 2e-6
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_shapes_that_models_hand_over(kernels: Kernels, case: Case) -> None:
+    """Queries and keys may have heads, a batch of one, and be permuted: the result is the same."""
+    batch = make_batch(case)
+    heads, size = case.kv_heads * case.group, case.head_size
+    flat, strided = batch.q.contiguous(), batch.q.reshape(-1, heads, size)
+    permuted = strided.transpose(0, 1).contiguous().transpose(0, 1)
+    k = batch.k.transpose(0, 1).contiguous().transpose(0, 1)
+    results = []
+    for q in (flat, batch.q, strided, permuted, permuted[None]):
+        runner, step = runner_of(case, batch), forward_batch_of(case, batch)
+        backend = attention.CpuAttnBackend(runner)
+        backend.init_forward_metadata(step)
+        results.append(backend.forward(q, k, batch.v, runner.model[0], step))
+    assert all(torch.equal(result, results[0]) for result in results)
+    assert results[0].shape == flat.shape
+
+
+def test_a_layer_without_a_cap_or_window(kernels: Kernels) -> None:
+    """None is as good as the values that stand for neither."""
+    case = CASES[1]
+    batch = make_batch(case)
+    results = []
+    for changes in ({}, {"logit_cap": None, "sliding_window_size": None}):
+        runner, step = runner_of(case, batch), forward_batch_of(case, batch)
+        layer = layer_of(case, **changes)
+        backend = attention.CpuAttnBackend(runner)
+        backend.init_forward_metadata(step)
+        results.append(backend.forward(batch.q, batch.k, batch.v, layer, step))
+    assert torch.equal(*results)
+
+
+def test_what_layers_ask_of_a_backend() -> None:
+    """The pools are where SGLang's models look for them."""
+    case = CASES[0]
+    runner = runner_of(case, make_batch(case))
+    backend = attention.CpuAttnBackend(runner)
+    assert backend.token_to_kv_pool is runner.token_to_kv_pool
+    assert backend.req_to_token_pool is runner.req_to_token_pool
+
+
+def test_queries_of_another_type(caplog: pytest.LogCaptureFixture) -> None:
+    """Queries that are wider than the keys attend in torch_native, which is said once."""
+    case = CASES[1]
+    batch = make_batch(case)
+    runner, step = runner_of(case, batch), forward_batch_of(case, batch)
+    backend = attention.CpuAttnBackend(runner)
+    backend.init_forward_metadata(step)
+    expected = backend.forward(batch.q.contiguous(), batch.k, batch.v, runner.model[0], step)
+    for _ in range(2):
+        q = batch.q.double().contiguous()
+        found = backend.forward(q, batch.k, batch.v, runner.model[0], step)
+        assert found.dtype == torch.float64
+        assert relative_error(found, expected.double()) < 2e-6
+    assert caplog.text.count("attend in torch_native") == 1
+
+
 @pytest.mark.parametrize(
     ("changes", "layer_changes", "reason"),
     [
@@ -116,6 +173,8 @@ def test_same_as_torch_native(kernels: Kernels, case: Case) -> None:
         ({}, {"qk_head_dim": 72, "v_head_dim": 72}, "head size 72"),
         ({}, {"v_head_dim": 32}, "32 for values"),
         ({}, {"xai_temperature_len": 8}, "position"),
+        ({}, {"scaling": None}, "scaled by None"),
+        ({"token_to_kv_pool": object()}, {}, "no keys of layer 0"),
     ],
 )
 def test_what_it_refuses(

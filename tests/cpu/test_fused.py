@@ -65,6 +65,31 @@ def test_rope(kernels: Kernels) -> None:
         assert relative_error(ours, theirs.double()) < 2e-6
 
 
+def test_rope_layouts(kernels: Kernels) -> None:
+    """Rows that tokens share, and a batch dimension, are rotated by SGLang's own code."""
+    rope = RotaryEmbedding(64, 64, 128, 10_000, True, torch.float32)
+    positions, shared = torch.arange(5), torch.randn(1, 128).expand(5, 128)
+    batched = torch.randn(1, 5, 256)
+    expected = rope.forward_native(positions, batched, shared)
+    fused.accelerate(rope, kernels)
+    for ours, theirs in zip(rope(positions, batched, shared), expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_taken_back(kernels: Kernels) -> None:
+    """What the kernels replaced can be put back, and replaced again."""
+    norm, layer = RMSNorm(64).requires_grad_(False), linear_layer(UnquantizedLinearMethod)
+    method = layer.quant_method
+    acceleration = fused.accelerate(nn.ModuleList([norm, layer]), kernels)
+    ours = norm._forward_method
+    acceleration.undo()
+    assert norm._forward_method is None
+    assert layer.quant_method is method
+    acceleration.apply()
+    assert norm._forward_method is ours
+    assert layer.quant_method is not method
+
+
 @pytest.mark.parametrize("method", [UnquantizedLinearMethod, UnquantizedEmbeddingMethod])
 def test_products(kernels: Kernels, method: type) -> None:
     """Linear layers and LM heads multiply on the kernels, and follow a weight update."""

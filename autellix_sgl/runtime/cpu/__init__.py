@@ -2,6 +2,7 @@
 
     install.py     registers the backend with SGLang, and what upstream must know of it
     attention.py   the AttentionBackend: a step's metadata in, kernels out
+    rehearsal.py   a few tokens through each model at the start: do the kernels serve it?
     fused.py       fused norm, rope, SwiGLU and small matrix products, put on one model's modules
     threads.py     keeps a rank on the cores it was given
     build.py       compiles kernels/ once a machine, and loads them

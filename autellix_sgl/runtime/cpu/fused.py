@@ -12,6 +12,7 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -38,23 +39,49 @@ DTYPES = (torch.float32, torch.bfloat16)
 MAX_ROWS_WITH_AMX = 24
 
 
-def accelerate(model: nn.Module, kernels: Kernels) -> None:
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An attribute of a module that a kernel stands behind instead of what SGLang put there."""
+
+    module: nn.Module
+    attribute: str
+    ours: Any
+    theirs: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Acceleration:
+    """What `accelerate` changed in a model, and can be taken back."""
+
+    changes: tuple[Change, ...] = ()
+
+    def apply(self) -> None:
+        for change in self.changes:
+            setattr(change.module, change.attribute, change.ours)
+
+    def undo(self) -> None:
+        for change in self.changes:
+            setattr(change.module, change.attribute, change.theirs)
+
+
+def accelerate(model: nn.Module, kernels: Kernels) -> Acceleration:
     """Put every module of *model* that a kernel can serve on it; the rest stays SGLang's."""
-    counts: Counter[str] = Counter()
     linear_method = KernelLinearMethod(kernels)
     head_method = KernelHeadMethod(kernels)
+    changes: list[Change] = []
     for module in model.modules():
         forward = _fused_forward(module, kernels)
         if forward is not None:
-            module._forward_method = forward
+            changes.append(Change(module, "_forward_method", forward, None))
         elif _is_plain(module, UnquantizedLinearMethod):
-            module.quant_method = linear_method
+            changes.append(Change(module, "quant_method", linear_method, module.quant_method))
         elif _is_plain(module, UnquantizedEmbeddingMethod) and not _wants_fp32_head(model):
-            module.quant_method = head_method
-        else:
-            continue
-        counts[type(module).__name__] += 1
+            changes.append(Change(module, "quant_method", head_method, module.quant_method))
+    acceleration = Acceleration(tuple(changes))
+    acceleration.apply()
+    counts = Counter(type(change.module).__name__ for change in changes)
     logger.info("On the CPU kernels: %s", ", ".join(f"{n} {name}" for name, n in counts.items()))
+    return acceleration
 
 
 def _fused_forward(module: nn.Module, kernels: Kernels) -> Callable[..., Any] | None:
@@ -153,8 +180,8 @@ def _rope(module: RotaryEmbedding, kernels: Kernels) -> Callable[..., Any]:
             and query.dtype == key.dtype
             and query.dtype in DTYPES
             and cache.dtype in (query.dtype, torch.float32)
-            and _has_rows(query)
-            and _has_rows(key)
+            and _has_rows(query, len(positions))
+            and _has_rows(key, len(positions))
         )
         if not served:
             rotated: tuple[Tensor, Tensor] = module.forward_native(
@@ -167,8 +194,16 @@ def _rope(module: RotaryEmbedding, kernels: Kernels) -> Callable[..., Any]:
     return forward
 
 
-def _has_rows(x: Tensor) -> bool:
-    return bool((x.dim() == 2 and x.stride(1) == 1) or x.is_contiguous())
+def _has_rows(x: Tensor, tokens: int) -> bool:
+    """Whether x is [tokens, width] or [tokens, heads, size], each token's row in one piece.
+
+    Rows are rotated in place, so no two tokens may share one, as they do in an expanded tensor.
+    """
+    if x.shape[0] != tokens:
+        return False
+    if x.dim() == 2:
+        return bool(x.stride(1) == 1 and x.stride(0) >= x.shape[1])
+    return bool(x.dim() == 3 and x.is_contiguous())
 
 
 class Products:
