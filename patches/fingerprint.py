@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 RECORDED = Path(__file__).with_name("fingerprints.json")
-SGLANG_VERSION = "0.5.21"
+SGLANG_VERSION = "0.5.23"
 
 
 class Missing(LookupError):

@@ -6,16 +6,12 @@ from autellix_sgl.patches import (
     controller_process,
     controller_wait,
     cpu_last_loc,
-    cpu_paged_allocator,
-    cpu_support_triton,
     scheduler_class,
 )
 from autellix_sgl.patches.record import Patch
 
 PATCHES: tuple[Patch, ...] = (
     scheduler_class.PATCH,
-    cpu_paged_allocator.PATCH,
-    cpu_support_triton.PATCH,
     cpu_last_loc.PATCH,
     controller_process.PATCH,
     controller_wait.PATCH,
@@ -85,7 +81,7 @@ RADIX_CACHE = (
     "sglang.srt.mem_cache.unified_cache.components.full:FullComponent._evict_device_start",
     "sglang.srt.mem_cache.unified_cache.components.full:FullComponent._evict_device_next_node",
     "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache.__init__",
-    "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache.insert",
+    "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache.checkpoint_into_tree",
 )
 # A question of ours goes to every scheduler, and is answered, as SGLang's for the internal state.
 QUESTIONS = (

@@ -38,8 +38,9 @@ METHODS = (
     "pause_generation",
     "is_fully_idle",
     "on_idle",
-    "get_internal_state",
-    "set_internal_state",
+    "_create_generation_req",
+    "_reqs_finishing_inflight",
+    "init_internal_state",
 )
 
 
@@ -78,7 +79,6 @@ PATCH = Patch(
         "sglang.srt.managers.schedule_policy:PrefillAdder.add_one_req",
         "sglang.srt.managers.schedule_policy:PrefillAdder.add_chunked_req",
         "sglang.srt.mem_cache.common:release_kv_cache",
-        "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache.insert_req",
         f"{RESULTS}:SchedulerBatchResultProcessor.process_batch_result_prefill",
         f"{RESULTS}:SchedulerBatchResultProcessor.process_batch_result_decode",
         f"{STREAMER}:SchedulerOutputStreamer._stream_output_generation",

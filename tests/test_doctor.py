@@ -21,8 +21,8 @@ STATISTICS = {"programs": 3, "idle_programs": 1, "opened": 7, "evicted": 2}
 
 
 def process(**changes: Any) -> dict[str, Any]:
-    patches = ["scheduler_class", "cpu_paged_allocator"]
-    return {"role": "scheduler", "pid": 41, "sglang": "0.5.21", "patches": patches, **changes}
+    patches = ["scheduler_class", "cpu_last_loc"]
+    return {"role": "scheduler", "pid": 41, "sglang": "0.5.23", "patches": patches, **changes}
 
 
 def program_state(**changes: Any) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def program_state(**changes: Any) -> dict[str, Any]:
 
 def server_info(*programs: dict[str, Any] | None, tp_size: int = 1) -> dict[str, Any]:
     states = [{} if program is None else {"program": program} for program in programs]
-    return {"version": "0.5.21", "tp_size": tp_size, "internal_states": states}
+    return {"version": "0.5.23", "tp_size": tp_size, "internal_states": states}
 
 
 @dataclass
@@ -126,7 +126,7 @@ def test_a_healthy_server_is_shown_and_passes(
     assert row(text, "error of the fit") == "7 %"
     assert row(text, "error now") == "12 %"
     assert row(text, "preemptions") == "9"
-    assert row(text, "scheduler 41").endswith("scheduler_class, cpu_paged_allocator")
+    assert row(text, "scheduler 41").endswith("scheduler_class, cpu_last_loc")
     assert row(text, "evicted") == "2"
     assert row(text, "1").split("  ")[0] == "200 to any ms"
     assert text.splitlines()[-1] == "Program scheduling is in effect."
@@ -291,7 +291,7 @@ def test_another_version_of_sglang_is_wrong(
     status, found = examine(capsys)
     assert status == 1
     assert by_name(found)["SGLang"]["ok"] is False
-    assert by_name(found)["SGLang"]["detail"] == "0.5.21 is needed, found 0.5.20"
+    assert by_name(found)["SGLang"]["detail"] == "0.5.23 is needed, found 0.5.20"
 
 
 def test_without_sglang_each_patch_says_so_once(

@@ -15,7 +15,8 @@ from written_doc import command, table
 
 from autellix_sgl.patches.fingerprint import SGLANG_VERSION
 from autellix_sgl.patches.inventory import PATCHES, relied_on
-from autellix_sgl.patches.record import Patch
+from autellix_sgl.patches.record import Patch, Reliance
+from autellix_sgl.patches.seams import SEAMS
 
 INTRODUCTION = """\
 # What we rely on in SGLang
@@ -41,30 +42,49 @@ start fails and names the patch, the definition and the two versions. The way ou
 `python -m autellix_sgl.doctor` shows the same for an installation, and with `--url` for every
 process of a running server.
 
-To move to another version of SGLang: change `SGLANG_VERSION` in `patches/fingerprint.py`, run
-`python -m autellix_sgl.patches.fingerprint` to see which definitions changed, read those, adapt
-what relies on them, take the fingerprints anew with `--write`, and run this tool and all tests.
+A definition is listed if code of ours assumes what it does, so that a change of it could go unnoticed.
+What an error at the start or at the first call would show anyway (an argument, an attribute, a class
+that is registered) is not. There are {count} of them. [porting.md](porting.md) says how to move to
+another version of SGLang, and how a site with a patched SGLang answers for its own changes.
 """
 
-SEAMS = "Reached by subclassing, by a launcher argument or by a registration:"
+SEAMS_ARE = "Reached by subclassing, by a launcher argument or by a registration:"
+
+# Seams and features of SGLang that were looked at; kept here so that the next port looks again.
+LOOKED_AT = """\
+## Looked at, and what became of it
+
+| SGLang has | here |
+| --- | --- |
+| `Scheduler._create_generation_req` (0.5.23) | used: a call's stamp is taken where its request is made |
+| `SchedulerInternalStateController` (0.5.22) | used: a subclass answers for programs and takes the cost model |
+| `checkpoint`, `TreeLock`, `prefix_len`, `extend_len` (0.5.22) | used instead of their predecessors |
+| paged allocation and `support_triton` ask the platform (0.5.22) | two patches for machines without a GPU are gone |
+| `Scheduler.get_prefill_adder_class` (0.5.22) | not used: what admission sees is decided by the queue's head, before an adder exists |
+| `touch_waiting_prefix` (0.5.22): every 32 admissions, the prefixes of the first 128 waiting requests count as just used, so LRU evicts them last | kept, and nothing to switch off. It sees the head of our queue only, and not at all while the tree's core in Rust matches that head anyway. `--program-eviction value` orders all of the pool by when a context will be used, those of waiting calls last, and has its own say |
+| `--prefill-decode-interval N` (min batch size in 0.5.23): after a prefill, N decode steps before the next one | kept, off by default, as upstream has it. It spaces prefills whoever waits; ours fills slots that fall free at the next preemption pass, at once for a better call. Both together only add up: a pass that upstream defers is made in the first step that it does not defer |
+| unfinished requests are not checkpointed into a tree with recurrent state (Mamba) (0.5.22) | heeded: a preempted call of such a model comes back to what its prefill left in the tree, and decodes again what it had made |
+| an overlapped step leaves out requests that the result in flight ends, and waits a step rather than retract for room that they will give (0.5.23) | heeded: making room does nothing in such a step |
+| finished requests leave the running batch, and reopen it, in every step (0.5.22) | under a policy with levels the batch stays full until the next pass, as measured ([results.md](results.md)) |
+| health checks of a data-parallel server go round all replicas (0.5.22) | each is given a replica that lives |
+"""
 
 
 def document() -> str:
     """The whole text of the file."""
-    patched = dict.fromkeys(target for patch in PATCHES for target in _definitions(patch))
-    seams = [target for target in relied_on() if target not in patched]
     parts = [
-        INTRODUCTION.format(version=SGLANG_VERSION),
+        INTRODUCTION.format(version=SGLANG_VERSION, count=len(relied_on())),
         f"## Patches\n\n{_overview(PATCHES)}\n",
         *(_section(patch) for patch in PATCHES),
-        f"## Relied on without a patch\n\n{SEAMS}\n\n{_by_module(seams)}\n",
+        f"## Relied on without a patch\n\n{SEAMS_ARE}\n\n{_listed(SEAMS)}\n",
+        LOOKED_AT,
     ]
     return "\n".join(parts)
 
 
 def _overview(patches: Iterable[Patch]) -> str:
     rows = [
-        (f"[{p.name}](#{p.name})", p.kind, p.since, p.upstream, str(len(_definitions(p))))
+        (f"[{p.name}](#{p.name})", p.kind, p.since, p.upstream, str(len(p.relied_on)))
         for p in patches
     ]
     return table(("patch", "kind", "since", "upstream", "definitions"), rows)
@@ -79,21 +99,21 @@ def _section(patch: Patch) -> str:
         ("remove when", patch.remove_when),
         ("since", f"SGLang {patch.since}"),
     ]
-    depends = f"What it depends on besides its target:\n\n{_by_module(patch.depends)}\n"
-    return f"### {patch.name}\n\n{table(('field', 'value'), fields)}\n\n{depends}"
+    depends = "What it depends on besides its target:\n\n" + _listed(patch.depends) + "\n"
+    return f"### {patch.name}\n\n{table(('field', 'value'), fields)}\n" + (
+        f"\n{depends}" if patch.depends else ""
+    )
 
 
-def _definitions(patch: Patch) -> list[str]:
-    return list(dict.fromkeys((patch.target, *patch.depends)))
-
-
-def _by_module(targets: Iterable[str]) -> str:
-    """One line a module, with the definitions in it."""
-    modules: dict[str, list[str]] = {}
-    for target in targets:
-        module, _, definition = target.partition(":")
-        modules.setdefault(module, []).append(f"`{definition}`")
-    return "\n".join(f"- `{module}`: {', '.join(names)}" for module, names in modules.items())
+def _listed(reliances: Iterable[Reliance]) -> str:
+    """A table for each module, in the order in which they come."""
+    modules: dict[str, list[tuple[str, str, str]]] = {}
+    for reliance in reliances:
+        module, _, definition = reliance.target.partition(":")
+        row = (f"`{definition}`", f"`{reliance.by.replace(', ', '`, `')}`", reliance.purpose)
+        modules.setdefault(module, []).append(row)
+    head = ("definition", "relied on by", "for what")
+    return "\n\n".join(f"`{module}`\n\n{table(head, rows)}" for module, rows in modules.items())
 
 
 if __name__ == "__main__":

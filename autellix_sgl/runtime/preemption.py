@@ -47,11 +47,13 @@ def steps_left(request: Req) -> int:
 def release_into_tree(request: Req, tree_cache: BasePrefixCache) -> None:
     """Give the request's row back; the tokens it computed become evictable tree nodes.
 
-    Upstream's own retraction drops what was generated (``is_insert=False``); keeping it is what
-    makes a preemption cost one short re-prefill. The request is marked retracted, so a result in
-    flight under overlap is skipped and its token is sampled again.
+    Upstream's own retraction drops what was generated (``checkpoint=False``); keeping it is what
+    makes a preemption cost one short re-prefill. A tree that holds recurrent state (Mamba) takes
+    over only that of finished requests, so there the request comes back to what its last prefill
+    has left in the tree. The request is marked retracted, so a result in flight under overlap is
+    skipped and its token is sampled again.
     """
-    release_kv_cache(request, tree_cache, is_insert=True)
+    release_kv_cache(request, tree_cache, checkpoint=not tree_cache.supports_mamba())
     request.reset_for_retract()
 
 

@@ -48,7 +48,7 @@ class WaitingCalls:
     def admit(self, request: Req) -> None:
         """The request went into the batch."""
         del self._requests[request.rid]
-        self._calls.admit(request.rid, request.seqlen, len(request.prefix_indices))
+        self._calls.admit(request.rid, request.seqlen, request.prefix_len)
 
     def pop(self, index: int) -> Req:
         """Remove the request at *index* for good (SGLang pops only to abort)."""

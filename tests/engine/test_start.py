@@ -74,7 +74,7 @@ def test_an_unknown_sglang_stops_the_start(tiny_model: Path, tmp_path: Path) -> 
     )
     assert result.returncode == 1
     last = result.stderr.strip().splitlines()[-1]
-    for part in ("scheduler_class", "Scheduler.run_batch", "0.5.21"):
+    for part in ("scheduler_class", "Scheduler.run_batch", "0.5.23"):
         assert part in last
 
 
