@@ -15,6 +15,7 @@ import pytest
 
 from autellix_sgl import default_model, doctor
 from autellix_sgl.patches import fingerprint
+from autellix_sgl.patches.acceptance import VARIABLE
 from autellix_sgl.patches.inventory import PATCHES
 
 STATISTICS = {"programs": 3, "idle_programs": 1, "opened": 7, "evicted": 2}
@@ -320,6 +321,53 @@ def test_a_changed_definition_is_traced_to_its_patch(
     text = capsys.readouterr().out
     assert f"{changed} has changed" in " ".join(text.split())
     assert "WRONG  upstream" in text
+
+
+def test_an_accepted_change_is_shown_and_no_fault(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Named in the environment: what changed, and what is as recorded after all."""
+    target = "sglang.srt.mem_cache.common:release_kv_cache"
+    taken = fingerprint.recorded()
+    monkeypatch.setattr(fingerprint, "recorded", lambda: {**taken, target: "0" * 16})
+    monkeypatch.setenv(VARIABLE, "release_kv_cache, Req.reset_for_retract")
+    status, found = examine(capsys)
+    assert status == 0
+    check = by_name(found)["accepted changes"]
+    assert check["ok"] is None
+    assert f"{target} (changed)" in check["detail"]
+    assert "Req.reset_for_retract (as recorded)" in check["detail"]
+
+
+def test_a_name_to_accept_that_is_none_is_wrong(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A misspelt one would accept nothing, unseen."""
+    monkeypatch.setenv(VARIABLE, "relase_kv_cache")
+    status, found = examine(capsys)
+    assert status == 1
+    assert "relase_kv_cache is not relied on" in by_name(found)["accepted changes"]["detail"]
+
+
+def test_nothing_is_said_of_accepting_where_nothing_is_accepted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Without the variable there is no such line."""
+    _, found = examine(capsys)
+    assert "accepted changes" not in by_name(found)
+
+
+def test_a_servers_accepted_changes_are_shown_by_process(
+    server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beside its patches."""
+    accepting = process(accepted=["sglang.srt.mem_cache.common:release_kv_cache"])
+    server.answer("/server_info", server_info(program_state(processes=[accepting])))
+    status, text = ask(server, capsys)
+    assert status == 0
+    assert "accepted as changed: sglang.srt.mem_cache.common:release_kv_cache" in " ".join(
+        text.split()
+    )
 
 
 def test_a_missing_default_model_is_no_fault(

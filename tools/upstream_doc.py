@@ -42,32 +42,14 @@ start fails and names the patch, the definition and the two versions. The way ou
 `python -m autellix_sgl.doctor` shows the same for an installation, and with `--url` for every
 process of a running server.
 
-A definition is listed if code of ours assumes what it does, so that a change of it could go unnoticed.
-What an error at the start or at the first call would show anyway (an argument, an attribute, a class
-that is registered) is not. There are {count} of them. [porting.md](porting.md) says how to move to
-another version of SGLang, and how a site with a patched SGLang answers for its own changes.
+A definition is listed if code of ours assumes what it does, so that a change of it could go
+unnoticed. What an error at the start or at the first call would show anyway (an argument, an
+attribute, a class that is registered) is not. There are {count} of them. [porting.md](porting.md)
+says how to move to another version of SGLang, and how a site with a patched SGLang answers for its
+own changes.
 """
 
 SEAMS_ARE = "Reached by subclassing, by a launcher argument or by a registration:"
-
-# Seams and features of SGLang that were looked at; kept here so that the next port looks again.
-LOOKED_AT = """\
-## Looked at, and what became of it
-
-| SGLang has | here |
-| --- | --- |
-| `Scheduler._create_generation_req` (0.5.23) | used: a call's stamp is taken where its request is made |
-| `SchedulerInternalStateController` (0.5.22) | used: a subclass answers for programs and takes the cost model |
-| `checkpoint`, `TreeLock`, `prefix_len`, `extend_len` (0.5.22) | used instead of their predecessors |
-| paged allocation and `support_triton` ask the platform (0.5.22) | two patches for machines without a GPU are gone |
-| `Scheduler.get_prefill_adder_class` (0.5.22) | not used: what admission sees is decided by the queue's head, before an adder exists |
-| `touch_waiting_prefix` (0.5.22): every 32 admissions, the prefixes of the first 128 waiting requests count as just used, so LRU evicts them last | kept, and nothing to switch off. It sees the head of our queue only, and not at all while the tree's core in Rust matches that head anyway. `--program-eviction value` orders all of the pool by when a context will be used, those of waiting calls last, and has its own say |
-| `--prefill-decode-interval N` (min batch size in 0.5.23): after a prefill, N decode steps before the next one | kept, off by default, as upstream has it. It spaces prefills whoever waits; ours fills slots that fall free at the next preemption pass, at once for a better call. Both together only add up: a pass that upstream defers is made in the first step that it does not defer |
-| unfinished requests are not checkpointed into a tree with recurrent state (Mamba) (0.5.22) | heeded: a preempted call of such a model comes back to what its prefill left in the tree, and decodes again what it had made |
-| an overlapped step leaves out requests that the result in flight ends, and waits a step rather than retract for room that they will give (0.5.23) | heeded: making room does nothing in such a step |
-| finished requests leave the running batch, and reopen it, in every step (0.5.22) | under a policy with levels the batch stays full until the next pass, as measured ([results.md](results.md)) |
-| health checks of a data-parallel server go round all replicas (0.5.22) | each is given a replica that lives |
-"""
 
 
 def document() -> str:
@@ -77,7 +59,6 @@ def document() -> str:
         f"## Patches\n\n{_overview(PATCHES)}\n",
         *(_section(patch) for patch in PATCHES),
         f"## Relied on without a patch\n\n{SEAMS_ARE}\n\n{_listed(SEAMS)}\n",
-        LOOKED_AT,
     ]
     return "\n".join(parts)
 
