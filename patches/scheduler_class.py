@@ -13,11 +13,14 @@ POLICY = "sglang.srt.managers.schedule_policy"
 COMMON = "sglang.srt.mem_cache.common"
 RESULTS = "sglang.srt.managers.scheduler_components.batch_result_processor"
 STREAMER = "sglang.srt.managers.scheduler_components.output_streamer"
+TIMES = "sglang.srt.observability.req_time_stats"
 
 OURS = "runtime/scheduler.py"
 MAKING_WAY = "runtime/making_way.py"
 PREEMPTION = "runtime/preemption.py"
 WAITING = "runtime/waiting.py"
+LEDGER = "runtime/ledger.py"
+DEPARTURES = "runtime/departures.py"
 
 DEPENDS = (
     # -- the loop and the step
@@ -40,20 +43,40 @@ DEPENDS = (
     ),
     Reliance(
         f"{MODULE}:Scheduler._create_generation_req",
-        OURS,
+        f"{OURS}, {LEDGER}",
         "every request that is made for a message comes from here, with its message",
     ),
     # -- arriving and leaving
     Reliance(
         f"{MODULE}:Scheduler._add_request_to_queue",
-        WAITING,
-        "an arrival and a return both append to the waiting queue",
+        f"{OURS}, {WAITING}",
+        "an arrival and a return both append to the waiting queue; the queue's limit is asked "
+        "about before",
     ),
     Reliance(
         f"{MODULE}:Scheduler.abort_request",
-        f"{OURS}, {WAITING}",
-        "a waiting request is popped from the queue and told of, a running one finishes with its "
-        "next result, a chunked one at the next step",
+        f"{OURS}, {DEPARTURES}",
+        "what has to be ended where: replaced for a single call, and used for all at once",
+    ),
+    Reliance(
+        f"{MODULE}:Scheduler.retire_unadmitted_request",
+        DEPARTURES,
+        "ends a request that is in no batch with to_finish, as the output streamer ends others",
+    ),
+    Reliance(
+        f"{MODULE}:Scheduler.collect_inflight_reqs",
+        f"{OURS}, {DEPARTURES}",
+        "all requests that run or have a result in flight, the chunked one aside",
+    ),
+    Reliance(
+        f"{TIMES}:SchedulerReqTimeStats.set_wait_queue_entry_time",
+        LEDGER,
+        "kept anew each time a request begins to wait",
+    ),
+    Reliance(
+        f"{TIMES}:SchedulerReqTimeStats.set_forward_entry_time",
+        LEDGER,
+        "the first time in the batch is kept for the running timeout, the latest beside it",
     ),
     Reliance(
         f"{MODULE}:Scheduler.process_pending_chunked_abort",
@@ -62,7 +85,7 @@ DEPENDS = (
     ),
     Reliance(
         f"{MODULE}:Scheduler.pause_generation",
-        f"{OURS}, {WAITING}",
+        f"{OURS}, {LEDGER}",
         "retracted requests come back by the queue, one after another",
     ),
     # -- admission
@@ -100,7 +123,7 @@ DEPENDS = (
     ),
     Reliance(
         f"{COMMON}:match_kv_cache",
-        f"{MAKING_WAY}, {WAITING}, runtime/recomputation.py",
+        f"{MAKING_WAY}, {LEDGER}, runtime/recomputation.py",
         "prefix_len and num_matched_prefix_tokens say what the tree has of a request",
     ),
     # -- taking out

@@ -42,9 +42,14 @@ def choose_victims(
 ) -> list[str]:
     """Ids of the running calls to preempt, worst first.
 
+    *free_tokens* can be negative: what is set aside for the running calls' next tokens may be more
+    than there is. Where memory is not short it is 0 and so are the candidates' tokens.
+
     Walks the candidates best first. One that fits is taken; for one that does not, the worst
     running calls with a worse key make room, and the walk stops at the first candidate for which
-    they cannot. A call with fewer than *min_steps_left* steps to go is left alone: it frees its
+    they cannot. No candidate costs more than it brings: once it has been given as many tokens as it
+    asks for and still does not fit, others have run up the debt, and the walk stops without it. A
+    call with fewer than *min_steps_left* steps to go is left alone: it frees its
     slot sooner than the preemption would repay the step it costs.
     """
     pool = sorted(
@@ -53,13 +58,16 @@ def choose_victims(
     )
     victims: list[str] = []
     for candidate in candidates:
-        taken = 0
+        taken = given = 0
         slots, tokens = free_slots, free_tokens
         while slots < 1 or tokens < candidate.tokens:
             if taken == len(pool) or pool[-1 - taken].key < candidate.key:
                 return victims
+            if taken and given >= candidate.tokens:
+                return victims
             slots += 1
-            tokens += pool[-1 - taken].tokens
+            given += pool[-1 - taken].tokens
+            tokens = free_tokens + given
             taken += 1
         victims.extend(r.id for r in reversed(pool[len(pool) - taken :]))
         del pool[len(pool) - taken :]

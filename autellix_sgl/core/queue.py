@@ -31,6 +31,10 @@ class CallQueue:
         """Call ids, best first. The queue must not change while it is iterated."""
         return (self._ids[key] for key in self._keys)
 
+    def worst_first(self) -> Iterator[tuple[Key, str]]:
+        """Keys and call ids, worst first. The queue must not change while it is iterated."""
+        return ((key, self._ids[key]) for key in reversed(self._keys))
+
     def items(self) -> Iterator[tuple[Key, str]]:
         """Keys and call ids, best first. The queue must not change while it is iterated."""
         return ((key, self._ids[key]) for key in self._keys)

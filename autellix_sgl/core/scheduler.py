@@ -308,6 +308,22 @@ class CallScheduler:
         """All waiting call ids, best first; those that are held come last."""
         return chain(self._queue, self._held)
 
+    def worst_that_never_ran(self) -> str | None:
+        """Of the waiting calls that were never admitted the worst; held ones are worse than others.
+
+        Costs a look at each call that ran before and waits behind it.
+        """
+        worst_first = chain(self._held.worst_first(), self._queue.worst_first())
+        return next((c for _, c in worst_first if not self._calls[c].preemptions), None)
+
+    def ids(self) -> Iterator[str]:
+        """All calls, in the order of their arrival."""
+        return iter(self._calls)
+
+    def running(self) -> Iterator[str]:
+        """The calls in the batch, in the order of their admission."""
+        return iter(self._running)
+
     @property
     def num_waiting(self) -> int:
         return len(self._queue) + len(self._held)

@@ -26,7 +26,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from heapq import heappop, heappush, heapreplace
+from heapq import heappop, heappush, heapreplace, merge
 from itertools import islice
 
 from autellix_sgl.core.queue import CallQueue, Key
@@ -139,6 +139,11 @@ class SharedQueue:
             yield begun[0][1]
             _advance(begun)
 
+    def worst_first(self) -> Iterator[tuple[Key, str]]:
+        """Keys and call ids, worst first. The queue must not change while it is iterated."""
+        waiting = (self._waiting[first[-1]] for first in self._firsts)
+        return merge(*map(_worst_first_of, waiting), reverse=True)
+
     def push(self, key: Key, call_id: str) -> None:
         """The call begins to wait, at (level, ticket) among its tenant's."""
         account = self._account_of[call_id]
@@ -208,6 +213,10 @@ class SharedQueue:
         now = self._firsts[0][0] if self._firsts else self._furthest
         self._front = max(self._front, now)
         return self._front
+
+
+def _worst_first_of(account: Account) -> Iterator[tuple[Key, str]]:
+    return (((account.turn, *key), call_id) for key, call_id in account.queue.worst_first())
 
 
 def _advance(begun: list[tuple[Key, str, Iterator[tuple[Key, str]]]]) -> None:

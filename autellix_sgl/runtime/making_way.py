@@ -15,10 +15,9 @@ from autellix_sgl.runtime.preemption import (
     PREEMPTION_COST_STEPS,
     can_be_preempted,
     preempt,
-    release_into_tree,
+    release,
     steps_left,
 )
-from autellix_sgl.runtime.waiting import WaitingCalls
 
 if TYPE_CHECKING:
     from autellix_sgl.runtime.scheduler import ProgramScheduler
@@ -60,7 +59,7 @@ class MakingWay:
 
     def _pass(self, running_batch: ScheduleBatch, best: Key) -> list[Req]:
         """The walk of Algorithm 1 over waiting and running calls."""
-        calls = self._scheduler.calls
+        calls, ledger = self._scheduler.calls, self._scheduler.ledger
         parked = self._park_chunked_prefill(best)
         if any(req.finished() for req in running_batch.reqs):
             running_batch.filter_batch()
@@ -70,24 +69,21 @@ class MakingWay:
         by_id = {req.rid: req for req in running_batch.reqs}
         chosen = calls.choose_victims(
             self._candidates(),
-            [self._as_running(req) for req in running_batch.reqs if req.rid in calls],
+            [self._as_running(req) for req in running_batch.reqs if req in ledger],
             free_slots=self._scheduler.free_slots(running_batch),
-            free_tokens=self._free_tokens(running_batch),
+            free_tokens=self._free_tokens(running_batch) if self.memory_is_short else 0,
             min_steps_left=PREEMPTION_COST_STEPS + 1,
         )
         victims = [by_id[rid] for rid in chosen]
         if victims:
-            self._note(victims)
-            preempt(running_batch, victims)
+            self._take_out(running_batch, victims)
         self._scheduler.counters.preemptions += len(victims)
         return parked + victims
 
     def _candidates(self) -> Iterator[Candidate]:
         """The waiting calls, best first, with what they ask of memory if memory is short."""
         scheduler = self._scheduler
-        queue = scheduler.waiting_queue
-        assert isinstance(queue, WaitingCalls)
-        for req in queue.offered():
+        for req in scheduler.waiting.offered():
             tokens = 0
             if self.memory_is_short:
                 new_tokens = min(steps_left(req), CLIP_MAX_NEW_TOKENS)
@@ -136,10 +132,15 @@ class MakingWay:
         return int(left * self._scheduler.new_token_ratio_tracker.current)
 
     def _free_tokens(self, running_batch: ScheduleBatch) -> int:
+        """What the next candidates can have; negative if more is set aside than there is."""
+        reserved = sum(self._reserved_tokens(req) for req in running_batch.reqs)
+        return self._room() - reserved
+
+    def _room(self) -> int:
+        """Tokens that are free or can be evicted now."""
         scheduler = self._scheduler
         budget = scheduler.token_to_kv_pool_allocator.create_prefill_budget(scheduler.tree_cache)
-        reserved = sum(self._reserved_tokens(req) for req in running_batch.reqs)
-        return int(budget.remaining_total) - reserved
+        return int(budget.remaining_total)
 
     def _park_chunked_prefill(self, best: Key) -> list[Req]:
         """Take a half-done prefill out of the way of a better call; its chunks stay in the tree.
@@ -152,7 +153,7 @@ class MakingWay:
         if (
             req is None
             or req is scheduler._pending_chunked_abort_req
-            or req.rid not in scheduler.calls
+            or req not in scheduler.ledger
             or self._key(req, waiting=False) < self._comparable(best, waiting=True)
             or not can_be_preempted(req)
             or self._has_logprobs_in_flight(req)
@@ -160,28 +161,34 @@ class MakingWay:
         ):
             return []
         scheduler.chunked_req = None
-        self._note([req])
-        release_into_tree(req, scheduler.tree_cache)
+        self._before_release([req])
+        release(req, scheduler.tree_cache)
         scheduler.counters.parked_prefills += 1
         return [req]
 
     # -- memory pressure ------------------------------------------------------------------------
 
     def make_room(self, batch: ScheduleBatch) -> list[Req]:
-        """Preempt the worst calls until the next decode step fits the KV pool."""
+        """Preempt the worst calls until the next decode step fits the KV pool.
+
+        A victim whose context could not be evicted although it left (something has it locked) has
+        made no room. The ones after it do not leave theirs in the tree: that frees it at once.
+        """
         scheduler = self._scheduler
         victims: list[Req] = []
         if scheduler._reqs_finishing_inflight(batch):
             # Upstream leaves them out of the step, and if the others do not fit, waits a step for
             # what they have.
             return victims
+        keep = True
         while len(batch.reqs) > 1 and not batch.check_decode_mem():
-            candidates = [r for r in batch.reqs if r.rid in scheduler.calls and can_be_preempted(r)]
+            candidates = [r for r in batch.reqs if r in scheduler.ledger and can_be_preempted(r)]
             if not candidates:
                 break  # upstream's retraction knows what to do with the rest
             worst = max(candidates, key=lambda r: scheduler.calls.call(r.rid).key)
-            self._note([worst])
-            preempt(batch, [worst])
+            room = self._room()
+            self._take_out(batch, [worst], keep=keep)
+            keep = keep and self._room() > room
             victims.append(worst)
         if victims:
             # As upstream does when it retracts: expect longer outputs, admit less eagerly.
@@ -192,7 +199,18 @@ class MakingWay:
             self.was_full = False
         return victims
 
-    def _note(self, victims: list[Req]) -> None:
-        """Before they leave the batch."""
-        self._scheduler.digest.taken_out([req.rid for req in victims])
-        self._scheduler.recomputation.taken_out(victims)
+    def _take_out(self, batch: ScheduleBatch, victims: list[Req], *, keep: bool = True) -> None:
+        self._before_release(victims)
+        preempt(batch, victims, keep=keep)
+
+    def _before_release(self, victims: list[Req]) -> None:
+        """Before they leave the batch.
+
+        With a host tier what they leave can be copied there in this very step, and under overlap
+        the step that writes its last tokens may not have run yet: the copy has to wait for it.
+        """
+        scheduler = self._scheduler
+        scheduler.digest.taken_out([req.rid for req in victims])
+        scheduler.recomputation.taken_out(victims)
+        if scheduler.enable_overlap and scheduler.enable_hierarchical_cache:
+            scheduler.schedule_stream.wait_stream(scheduler.forward_stream)

@@ -51,6 +51,10 @@ SCHEDULER_COUNTERS: Names = {
     "retractions": ("retractions", "Running calls taken out because the KV pool was full."),
     "promotions": ("promotions", "Waiting calls moved to the best level because they starved."),
     "recomputed_tokens": ("recomputed_tokens", "Tokens prefilled when calls came back."),
+    "accounting_faults": (
+        "accounting_faults",
+        "Calls for which the scheduler's account was wrong and was mended.",
+    ),
     "passes": ("scheduling_passes", "Scheduling passes that considered preemption."),
     "pass_seconds": ("scheduling_pass_seconds", "Wall time of those passes."),
 }

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
 from sglang.srt.mem_cache.base_prefix_cache import BasePrefixCache
 from sglang.srt.mem_cache.common import release_kv_cache
@@ -44,8 +48,8 @@ def steps_left(request: Req) -> int:
     return int(request.sampling_params.max_new_tokens) - len(request.output_ids)
 
 
-def release_into_tree(request: Req, tree_cache: BasePrefixCache) -> None:
-    """Give the request's row back; the tokens it computed become evictable tree nodes.
+def release(request: Req, tree_cache: BasePrefixCache, *, keep: bool = True) -> None:
+    """Give the request's row back; with *keep* what it computed becomes evictable tree nodes.
 
     Upstream's own retraction drops what was generated (``checkpoint=False``); keeping it is what
     makes a preemption cost one short re-prefill. A tree that holds recurrent state (Mamba) takes
@@ -53,14 +57,33 @@ def release_into_tree(request: Req, tree_cache: BasePrefixCache) -> None:
     has left in the tree. The request is marked retracted, so a result in flight under overlap is
     skipped and its token is sampled again.
     """
-    release_kv_cache(request, tree_cache, checkpoint=not tree_cache.supports_mamba())
+    with _without_backup(tree_cache):
+        release_kv_cache(request, tree_cache, checkpoint=keep and not tree_cache.supports_mamba())
     request.reset_for_retract()
 
 
-def preempt(batch: ScheduleBatch, victims: list[Req]) -> None:
-    """Take *victims* out of the decoding batch, KV into the tree."""
+def preempt(batch: ScheduleBatch, victims: list[Req], *, keep: bool = True) -> None:
+    """Take *victims* out of the decoding batch, with *keep* KV into the tree."""
     gone = {id(request) for request in victims}
     for request in victims:
-        release_into_tree(request, batch.tree_cache)
+        release(request, batch.tree_cache, keep=keep)
     batch.filter_batch(keep_indices=[i for i, r in enumerate(batch.reqs) if id(r) not in gone])
     batch.batch_is_full = False
+
+
+@contextmanager
+def _without_backup(tree_cache: BasePrefixCache) -> Iterator[None]:
+    """Insertions meanwhile start no copy to a host tier.
+
+    A copy locks the path to the root until it is done, at the earliest a step later, and a victim's
+    context that nobody can evict makes no room. It is copied when it is hit again.
+    """
+    threshold = getattr(tree_cache, "write_through_threshold", None)
+    if threshold is None:
+        yield
+        return
+    tree_cache.write_through_threshold = sys.maxsize
+    try:
+        yield
+    finally:
+        tree_cache.write_through_threshold = threshold

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-
-from sglang.srt.managers.schedule_batch import Req
+from typing import TYPE_CHECKING
 
 from autellix_sgl.runtime.scheduler_counters import SchedulerCounters
+
+if TYPE_CHECKING:
+    from sglang.srt.managers.schedule_batch import Req
 
 
 class Recomputation:

@@ -9,12 +9,13 @@ from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
 from sglang.srt.managers.schedule_policy import SchedulePolicy
 
 from autellix_sgl.core.waits import Rank
+from autellix_sgl.runtime.waiting import AdmissionWindow
 
 
 class LevelSchedulePolicy(SchedulePolicy):  # type: ignore[misc]
-    """``--schedule-policy`` applied within each level of the admission window.
+    """``--schedule-policy`` applied within each level of the head of the admission window.
 
-    SGLang sorts the window as it likes (fcfs: not at all, lpm: by cached prefix); a stable sort by
+    SGLang sorts the head as it likes (fcfs: not at all, lpm: by cached prefix); a stable sort by
     rank (level, and before it the tenant's turn) afterwards keeps that order only among equals.
     """
 
@@ -24,9 +25,10 @@ class LevelSchedulePolicy(SchedulePolicy):  # type: ignore[misc]
 
     def calc_priority(
         self,
-        waiting_queue: list[Req],
+        waiting_queue: AdmissionWindow,
         running_batch: ScheduleBatch | None = None,
         processed_tokens: int = 0,
     ) -> None:
-        super().calc_priority(waiting_queue, running_batch, processed_tokens=processed_tokens)
-        waiting_queue.sort(key=self._rank_of)
+        head = waiting_queue.head
+        super().calc_priority(head, running_batch, processed_tokens=processed_tokens)
+        head.sort(key=self._rank_of)

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from sglang.srt.managers.io_struct import TokenizedGenerateReqInput
+from sglang.srt.environ import envs
+from sglang.srt.managers.io_struct import AbortReq, TokenizedGenerateReqInput
 from sglang.srt.managers.schedule_batch import NextBatchPlan, Req, ScheduleBatch
 from sglang.srt.managers.scheduler import Scheduler
 from sglang.srt.managers.scheduler_components.internal_state import SchedulerInternalStateController
@@ -33,13 +34,14 @@ from autellix_sgl.config import ProgramArgs
 from autellix_sgl.core import (
     SHARE_TURN_MS,
     CallScheduler,
-    CallStamp,
     Reason,
 )
 from autellix_sgl.decision_trace import TraceWriter
 from autellix_sgl.runtime.activation import ProcessReport
 from autellix_sgl.runtime.batch_work import work_of
 from autellix_sgl.runtime.decision_digest import DecisionDigest
+from autellix_sgl.runtime.departures import Departures
+from autellix_sgl.runtime.ledger import CallLedger
 from autellix_sgl.runtime.making_way import MakingWay
 from autellix_sgl.runtime.metrics import SchedulerMetrics
 from autellix_sgl.runtime.output_streamer import ProgramOutputStreamer
@@ -60,11 +62,12 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Candidates beyond the free slots that admission may look at: a few for lpm to choose among, more
-# when upstream may pass over requests whose LoRA adapter is not loaded.
+# Candidates beyond the free slots that admission looks at together: a few for lpm to choose among.
 SPARE_CANDIDATES = 1
 SPARE_CANDIDATES_LPM = 16
-SPARE_CANDIDATES_LORA = 64
+
+# Between two looks whether all running calls are still in a batch.
+STEPS_BETWEEN_AUDITS = 1024
 
 
 class ProgramScheduler(Scheduler):  # type: ignore[misc]
@@ -81,7 +84,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
         report: ProcessReport,
     ) -> None:
         self.program_args = program_args
-        self._stamps: dict[str, CallStamp] = {}
+        self._steps = 0
         self.address = port_args.scheduler_input_ipc_name
         self.counters = SchedulerCounters()
         self.recomputation = Recomputation(self.counters)
@@ -109,10 +112,14 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
             record=self.trace.record if self.trace else None,
             memory=args.core_memory(self.max_total_num_tokens),
         )
-        waiting = WaitingCalls(self.calls, self._stamps, self._forget)
-        self.waiting_queue: WaitingCalls | AdmissionWindow = waiting
+        # The tests' servers check themselves as strictly as SGLang can; others mend and go on.
+        strict = bool(envs.SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY.get())
+        self.ledger = CallLedger(self.calls, self.counters, self.recomputation, strict=strict)
+        self.waiting = WaitingCalls(self.calls, self.ledger)
+        self.waiting_queue: WaitingCalls | AdmissionWindow | list[Req] = self.waiting
+        self.departures = Departures(self, self.waiting, self.ledger)
         if isinstance(self.tree_cache, ProgramRadixCache):
-            self.tree_cache.attach(self.calls, waiting.stamp_of)
+            self.tree_cache.attach(self.calls, self.ledger.stamp_of)
         self.step_clock = StepClock(synchronous=self.device == "cpu")
 
     def init_schedule_policy(self) -> None:
@@ -175,10 +182,27 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
     def _create_generation_req(
         self, recv_req: TokenizedGenerateReqInput, *args: Any, **kwargs: Any
     ) -> Req:
+        req = super()._create_generation_req(recv_req, *args, **kwargs)
         if isinstance(recv_req, ProgramGenerateReqInput):
-            # Read when the request is queued, now or once its grammar has been compiled.
-            self._stamps[recv_req.rid] = recv_req.program.stamp()
-        return super()._create_generation_req(recv_req, *args, **kwargs)
+            self.ledger.tag(req, recv_req.program.stamp())
+        return req
+
+    def _add_request_to_queue(self, req: Req, is_retracted: bool = False) -> None:
+        arrives = req not in self.ledger
+        super()._add_request_to_queue(req, is_retracted)
+        if arrives:
+            self.departures.refuse_one_above(self.max_queued_requests)
+
+    def _abort_on_queued_limit(self, recv_req: Req) -> bool:
+        # Who is refused is known when the request has its place in the queue.
+        return False
+
+    def abort_request(self, recv_req: AbortReq) -> None:
+        if recv_req.abort_all:
+            self.departures.abort_all_waiting()
+            super().abort_request(recv_req)
+        else:
+            self.departures.abort(recv_req)
 
     def process_batch_result(self, batch: ScheduleBatch, result: Any) -> None:
         super().process_batch_result(batch, result)
@@ -186,40 +210,35 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
             self.step_clock.finished()
         for req in batch.reqs:
             if req.finished():
-                self._forget(req)
+                self.ledger.left(req)
 
     def process_pending_chunked_abort(self) -> None:
         req = self._pending_chunked_abort_req
         super().process_pending_chunked_abort()
         if req is not None and req.finished():
-            self._forget(req)
-
-    def _forget(self, req: Req) -> None:
-        """The request left for good, from wherever it was."""
-        if req.rid in self.calls:
-            self.calls.remove(req.rid, req.seqlen)
-        self._stamps.pop(req.rid, None)
-        self.recomputation.forget(req.rid)
+            self.ledger.left(req)
 
     @property
     def remembered(self) -> int:
         """How much is kept of calls; nothing once all have left."""
-        return len(self._stamps) + len(self.recomputation)
+        return len(self.ledger) + len(self.recomputation)
 
     def _report_of(self, req: Req) -> CallReport | None:
-        if req.rid not in self.calls:
+        if req not in self.ledger:
             return None
         statistics = self.calls.call(req.rid).statistics()
+        # An aborted call leaves in the middle of a wait.
+        wait_ms, waits = self.calls.waits_of(req.rid)
         return CallReport(
             replica=self.replica,
             level=statistics.level,
             service_ms=statistics.service_ms,
-            wait_ms=statistics.wait_ms,
+            wait_ms=wait_ms,
             preemptions=statistics.preemptions,
             demotions=statistics.demotions,
             promotions=statistics.promotions,
             recomputed_tokens=self.recomputation.of(req.rid),
-            waits=statistics.waits,
+            waits=waits,
         )
 
     # -- the scheduling pass --------------------------------------------------------------------
@@ -236,34 +255,30 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
 
     def _admit(self, running_batch: ScheduleBatch) -> NextBatchPlan:
         """Upstream's admission, over the head of the queue instead of the whole of it."""
-        queue = self.waiting_queue
-        assert isinstance(queue, WaitingCalls)
         free_slots = self.free_slots(running_batch)
         looks = not running_batch.batch_is_full
-        window = queue.window(max(free_slots, 0) + self._spare_candidates)
+        window = self.waiting.window(max(free_slots, 0) + self._spare_candidates)
         self.waiting_queue = window
         try:
             plan = super().get_new_batch_prefill(running_batch)
         finally:
-            left, self.waiting_queue = self.waiting_queue, queue
-        still_waiting = {id(req) for req in left}
-        for req in window.offered:
-            if id(req) not in still_waiting:
-                queue.admit(req)
-                self.recomputation.came_back(req)
-        admitted = len(window.offered) - len(left)
+            left, self.waiting_queue = self.waiting_queue, self.waiting
+        admitted: list[Req] = []
+        if left is not window:  # upstream puts a list there once it has admitted somebody
+            still_waiting = {id(req) for req in left}
+            admitted = [req for req in window.drawn if id(req) not in still_waiting]
+        for req in admitted:
+            self.waiting.admit(req)
         self.making_way.was_full = full = plan.running_batch.batch_is_full
-        if looks or not left:
+        if looks or not len(left):
             # A slot that is free while the batch still counts as full waits for the next pass.
-            memory_is_short = bool(left) and free_slots > admitted and full
+            memory_is_short = len(left) > 0 and free_slots > len(admitted) and full
             self.making_way.memory_is_short = memory_is_short
             self.calls.short_of(Reason.MEMORY if memory_is_short else Reason.SLOTS)
         return plan
 
     @property
     def _spare_candidates(self) -> int:
-        if self.enable_lora:
-            return SPARE_CANDIDATES_LORA
         return SPARE_CANDIDATES_LPM if self.schedule_policy == "lpm" else SPARE_CANDIDATES
 
     def free_slots(self, running_batch: ScheduleBatch) -> int:
@@ -289,12 +304,15 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
             # Upstream aborts a request that cannot fit even alone, without a result for it. One
             # that leaves because the result in flight ends it still has its KV.
             if id(req) not in staying and req.to_finish is not None and not req.kv.holds_kv:
-                self._forget(req)
+                self.ledger.left(req)
         return decoding
 
     # -- service --------------------------------------------------------------------------------
 
     def run_batch(self, batch: ScheduleBatch, pp_proxy_tensors: Any = None) -> Any:
+        self._steps += 1
+        if self._steps % STEPS_BETWEEN_AUDITS == 0:
+            self._audit(batch)
         work = work_of(batch)
         self.calls.step(work)
         self.digest.stepped(work, self.calls.clock_ms)
@@ -313,10 +331,14 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
             self.trace.flush()
         if self.metrics is not None:
             self.metrics.publish(self.calls, self.counters)
-        if self.calls.num_running and self.is_fully_idle():
-            raise AssertionError(
-                f"idle, but {self.calls.num_running} calls are still accounted as running"
-            )
+        if self.is_fully_idle():
+            self.ledger.expect_nothing()
+
+    def _audit(self, batch: ScheduleBatch) -> None:
+        present = {*self.collect_inflight_reqs(), *batch.reqs}
+        if self.chunked_req is not None:
+            present.add(self.chunked_req)
+        self.ledger.audit(present)
 
     # -- control --------------------------------------------------------------------------------
 

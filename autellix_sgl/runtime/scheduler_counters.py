@@ -10,13 +10,17 @@ from dataclasses import asdict, dataclass
 
 @dataclass(slots=True)
 class SchedulerCounters:
-    """Counts since the start. ``pass_seconds`` is wall time spent deciding, over ``passes``."""
+    """Counts since the start. ``pass_seconds`` is wall time spent deciding, over ``passes``.
+
+    ``accounting_faults``: calls for which SGLang's account and ours had to be made to agree again.
+    """
 
     preemptions: int = 0
     parked_prefills: int = 0
     retractions: int = 0
     promotions: int = 0
     recomputed_tokens: int = 0
+    accounting_faults: int = 0
     passes: int = 0
     pass_seconds: float = 0.0
 

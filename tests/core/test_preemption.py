@@ -43,6 +43,14 @@ def test_nothing_is_freed_for_a_candidate_that_would_not_fit_even_then() -> None
     assert choose([Candidate((0, 5), 1000)], [run((3, 1)), run((3, 2))], 0, 0) == []
 
 
+def test_a_debt_that_others_ran_up_takes_nobody_out() -> None:
+    """Far below zero, a small call is not worth dozens of running ones, slot or no slot."""
+    running = [run((3, ticket), tokens=4500) for ticket in range(40)]
+    assert choose([Candidate((0, 5), 100)], running, 1, -100_000) == []
+    assert choose([Candidate((0, 5), 100)], running, 0, -100_000) == []
+    assert choose([Candidate((0, 5), 100)], running, 0, -1_000) == ["(3, 39)"]
+
+
 def test_several_victims_make_room_for_one_large_candidate() -> None:
     """Memory is gathered from the worst calls until the candidate fits."""
     running = [run((3, 1)), run((3, 2)), run((3, 3))]
@@ -56,7 +64,7 @@ keys = st.tuples(st.integers(0, 3), st.integers(0, 1000))
     st.lists(keys, unique=True, max_size=12),
     st.lists(keys, unique=True, max_size=12),
     st.integers(0, 3),
-    st.integers(0, 50),
+    st.integers(-1000, 50),
 )
 def test_a_victim_is_always_worse_than_the_candidate_it_makes_room_for(
     waiting: list[tuple[int, int]],
@@ -74,3 +82,24 @@ def test_a_victim_is_always_worse_than_the_candidate_it_makes_room_for(
     for victim in victims:
         assert by_id[victim] > min(waiting)
         assert all(by_id[victim] > key for key in spared)
+
+
+@given(
+    st.lists(st.integers(1, 500), max_size=30),
+    st.integers(0, 400),
+    st.integers(-2, 3),
+    st.integers(-20_000, 500),
+)
+def test_no_candidate_costs_more_than_it_brings(
+    sizes: list[int], wanted: int, slots: int, tokens: int
+) -> None:
+    """Its victims but the last hold less than it asks for; with a slot and room there are none."""
+    running = [run((3, ticket), tokens=size) for ticket, size in enumerate(sizes)]
+    victims = choose([Candidate((0, 5), wanted)], running, slots, tokens)
+    held = {r.id: r.tokens for r in running}
+    assert len(victims) <= 1 or sum(held[v] for v in victims[:-1]) < max(wanted, 1 - slots)
+    if victims:
+        assert tokens + sum(held[v] for v in victims) >= wanted
+        assert slots + len(victims) >= 1
+    if slots >= 1 and tokens >= wanted:
+        assert not victims

@@ -25,5 +25,5 @@ def test_a_tree_with_recurrent_state_takes_no_unfinished_request(
     monkeypatch.setattr(preemption, "release_kv_cache", release)
     request = SimpleNamespace(reset_for_retract=lambda: done.append("reset"))
     tree = SimpleNamespace(supports_mamba=lambda: recurrent)
-    preemption.release_into_tree(request, tree)
+    preemption.release(request, tree)
     assert done == [not recurrent, "reset"]
