@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from autellix_sgl.errors import UnknownDefinition
-from autellix_sgl.patches import controller_process, controller_wait, cpu_last_loc, scheduler_class
+from autellix_sgl.patches import (
+    controller_process,
+    controller_wait,
+    cpu_last_loc,
+    penalties,
+    scheduler_class,
+)
 from autellix_sgl.patches.record import Patch, Reliance
 from autellix_sgl.patches.seams import SEAMS
 
 PATCHES: tuple[Patch, ...] = (
     scheduler_class.PATCH,
+    penalties.PATCH,
     cpu_last_loc.PATCH,
     controller_process.PATCH,
     controller_wait.PATCH,

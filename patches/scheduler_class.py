@@ -11,6 +11,7 @@ MODULE = "sglang.srt.managers.scheduler"
 BATCH = "sglang.srt.managers.schedule_batch"
 POLICY = "sglang.srt.managers.schedule_policy"
 COMMON = "sglang.srt.mem_cache.common"
+BUDGET = "sglang.srt.mem_cache.prefill_budget"
 RESULTS = "sglang.srt.managers.scheduler_components.batch_result_processor"
 STREAMER = "sglang.srt.managers.scheduler_components.output_streamer"
 TIMES = "sglang.srt.observability.req_time_stats"
@@ -24,11 +25,6 @@ DEPARTURES = "runtime/departures.py"
 
 DEPENDS = (
     # -- the loop and the step
-    Reliance(
-        f"{MODULE}:Scheduler.event_loop_normal",
-        OURS,
-        "plan, run, process the result, in this order, one batch at a time",
-    ),
     Reliance(
         f"{MODULE}:Scheduler.event_loop_overlap",
         f"{OURS}, {PREEMPTION}",
@@ -90,11 +86,6 @@ DEPENDS = (
     ),
     # -- admission
     Reliance(
-        f"{MODULE}:Scheduler.get_new_batch_prefill",
-        OURS,
-        "admission is this call, with the running batch, once in a step",
-    ),
-    Reliance(
         f"{MODULE}:Scheduler._get_new_batch_prefill_raw",
         f"{OURS}, {MAKING_WAY}, {WAITING}",
         "the waiting queue is walked in its order and replaced by what is left of it; the chunked "
@@ -120,6 +111,21 @@ DEPENDS = (
         f"{BATCH}:Req.init_next_round_input",
         f"{PREEMPTION}, {WAITING}",
         "a request that comes back is matched and prefilled with its prompt and its output",
+    ),
+    Reliance(
+        "sglang.srt.managers.mm_utils:extend_mrope_positions_for_retracted_request",
+        PREEMPTION,
+        "positions are extended by the output at each look at a request that was retracted",
+    ),
+    Reliance(
+        f"{BUDGET}:PrefillBudget",
+        MAKING_WAY,
+        "remaining_total is what admission finds free or evictable",
+    ),
+    Reliance(
+        f"{BUDGET}:SWAPrefillBudget",
+        f"{MAKING_WAY}, runtime/room.py",
+        "remaining_swa is that of the windows' pool, in which a request takes its window at most",
     ),
     Reliance(
         f"{COMMON}:match_kv_cache",
@@ -159,6 +165,11 @@ DEPENDS = (
         f"{BATCH}:ScheduleBatch.filter_batch",
         f"{PREEMPTION}, {MAKING_WAY}",
         "keeps the given requests with all their tensors; without any given, those not finished",
+    ),
+    Reliance(
+        "sglang.srt.layers.sampler:multinomial_with_seed",
+        PREEMPTION,
+        "a token that is sampled again is the same: a function of seed, position and logits",
     ),
     # -- memory pressure
     Reliance(

@@ -9,6 +9,7 @@ CONTROLLER = "sglang.srt.managers.data_parallel_controller:DataParallelControlle
 CACHE = "sglang.srt.mem_cache"
 
 OURS = "runtime/tokenizer_manager.py"
+ENDS = "runtime/call_ends.py"
 REPLICAS = "runtime/replicas.py"
 PROGRAM_CACHE = "runtime/program_cache.py"
 TENANTS = "runtime/tenant_middleware.py, runtime/server.py"
@@ -45,14 +46,29 @@ CALLS = (
         "called for each output with what the schedulers added to it, one value a request",
     ),
     Reliance(
+        f"{MANAGER}.init_running_status",
+        f"{OURS}, {ENDS}",
+        "the states of requests are one dictionary, made here; who leaves it has left",
+    ),
+    Reliance(
         f"{MANAGER}._handle_abort_req",
-        OURS,
-        "a call that is aborted while it waits ends here, and only here",
+        ENDS,
+        "a call that is aborted while it waits leaves with its state",
     ),
     Reliance(
         f"{MANAGER}._release_req_states_on_failure",
-        OURS,
+        ENDS,
         "a call that was sent is aborted and stays until its scheduler has answered",
+    ),
+    Reliance(
+        "sglang.srt.entrypoints.http_server:health_generate",
+        f"{OURS}, {ENDS}",
+        "its request is known by its id, and it forgets the state itself",
+    ),
+    Reliance(
+        f"{MANAGER}._validate_one_request",
+        f"{OURS}, runtime/request_fields.py",
+        "each prompt comes by here with its tokens, before anything is sent",
     ),
     Reliance(
         f"{MANAGER}.abort_request",
@@ -89,16 +105,6 @@ DATA_PARALLEL = (
         f"{CONTROLLER}.maybe_external_dp_rank_routing",
         REPLICAS,
         "a request goes to the replica that it names, health checks too",
-    ),
-    Reliance(
-        f"{CONTROLLER}.round_robin_scheduler",
-        REPLICAS,
-        "what is not placed passes over the replicas that are said to be dead",
-    ),
-    Reliance(
-        f"{CONTROLLER}.send_control_message",
-        REPLICAS,
-        "control messages go to the dead replicas, too: their sockets have to be read",
     ),
     Reliance(
         "sglang.srt.managers.communicator:FanOutCommunicator",

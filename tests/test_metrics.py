@@ -148,6 +148,8 @@ def test_the_table_is_shown(registry: CollectorRegistry, table_metrics: TableMet
         table.complete(program, statistics, now=0.0)
     table.arrive("busy", "busy", now=1.0)
     table.end("new")
+    table.arrive("stray", "busy", now=1.0)
+    table.reconcile({"busy"}, now=1.0)
     table_metrics.publish(table.statistics())
     assert value(registry, "programs", TABLE) == table.statistics().programs == 1
     assert value(registry, "programs_idle", TABLE) == 0
@@ -156,6 +158,7 @@ def test_the_table_is_shown(registry: CollectorRegistry, table_metrics: TableMet
     assert value(registry, "programs_evicted_total", TABLE) == 2
     assert value(registry, "programs_ended_total", TABLE) == 1
     assert value(registry, "calls_completed_total", TABLE) == 3
+    assert value(registry, "calls_stray_total", TABLE) == 1
 
 
 def test_the_replicas_that_are_left_are_shown(

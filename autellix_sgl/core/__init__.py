@@ -17,12 +17,12 @@ from autellix_sgl.core.model import Call, CallStamp, CallStatistics
 from autellix_sgl.core.placement import PLACEMENTS, Placer
 from autellix_sgl.core.policies import POLICIES, Policy, policy_named
 from autellix_sgl.core.preemption import Candidate, Running, choose_victims
-from autellix_sgl.core.program import ActiveCall, Program
+from autellix_sgl.core.program import ActiveCall, Program, TableStatistics
 from autellix_sgl.core.program_memory import ProgramMemory
 from autellix_sgl.core.queue import CallQueue
 from autellix_sgl.core.scheduler import CallScheduler
 from autellix_sgl.core.shares import SHARE_TURN_MS, Account
-from autellix_sgl.core.table import ProcessTable, TableStatistics
+from autellix_sgl.core.table import ProcessTable
 from autellix_sgl.core.waits import REASONS, Reason, by_reason
 
 __all__ = [

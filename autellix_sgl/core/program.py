@@ -1,4 +1,4 @@
-"""The process table's records: a program, and its calls while they are in the system and after.
+"""The process table's records: a program, its calls while they are in the system and after, counts.
 
 Times that end in ``_at`` are the caller's wall clock in seconds, those in ``_ms`` modelled.
 """
@@ -129,3 +129,23 @@ class Program:
     def remember(self, call: LeftCall) -> None:
         """Keep how a call fared, and forget an older one."""
         self.last_calls = (*self.last_calls[1 - LAST_CALLS_KEPT :], call)
+
+
+@dataclass(frozen=True, slots=True)
+class TableStatistics:
+    """Counters since the start, and what is live now.
+
+    ``calls_stray`` counts those of ``calls_aborted`` that nobody waited for any more when the table
+    was checked: there should be none.
+    """
+
+    programs: int
+    idle_programs: int
+    active_calls: int
+    opened: int
+    ended: int
+    lapsed: int
+    evicted: int
+    calls_completed: int
+    calls_aborted: int
+    calls_stray: int

@@ -12,8 +12,7 @@ says whose. A server without tenants has one, with the empty name.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 
 from autellix_sgl.core.forecast import Forecast, Hints
 from autellix_sgl.core.kinds import Kinds
@@ -21,24 +20,9 @@ from autellix_sgl.core.learning import Learning
 from autellix_sgl.core.lineage import Key, Lineage
 from autellix_sgl.core.model import CallStamp, CallStatistics
 from autellix_sgl.core.policies import Policy
-from autellix_sgl.core.program import ActiveCall, LeftCall, Program
+from autellix_sgl.core.program import ActiveCall, LeftCall, Program, TableStatistics
 from autellix_sgl.core.waits import add
 from autellix_sgl.errors import ConfigError, UnknownCall, UnknownProgram
-
-
-@dataclass(frozen=True, slots=True)
-class TableStatistics:
-    """Counters since the start, and what is live now."""
-
-    programs: int
-    idle_programs: int
-    active_calls: int
-    opened: int
-    ended: int
-    lapsed: int
-    evicted: int
-    calls_completed: int
-    calls_aborted: int
 
 
 class ProcessTable:
@@ -80,7 +64,7 @@ class ProcessTable:
         self._idle: OrderedDict[Key, None] = OrderedDict()
         self._lineage = Lineage(max_programs)
         self._opened = self._ended = self._lapsed = self._evicted = 0
-        self._completed = self._aborted = 0
+        self._completed = self._aborted = self._stray = 0
 
     # -- events ---------------------------------------------------------------------------------
 
@@ -180,6 +164,17 @@ class ProcessTable:
         self._settle(program, now=now, ends=False)
         return program
 
+    def reconcile(self, live: Container[str], *, now: float) -> list[str]:
+        """Abort the calls that are not in *live*, the ids somebody waits for; returns their ids.
+
+        Every call that leaves is said to have, so there are none: a net for what was overlooked.
+        """
+        stray = [call_id for call_id in self._calls if call_id not in live]
+        for call_id in stray:
+            self.abort(call_id, now=now)
+        self._stray += len(stray)
+        return stray
+
     def end(self, program_id: str, *, tenant: str = "") -> Program:
         """The program is over: gone now, or with its last active call. Raises UnknownProgram."""
         program = self.program(program_id, tenant=tenant)
@@ -259,6 +254,7 @@ class ProcessTable:
             evicted=self._evicted,
             calls_completed=self._completed,
             calls_aborted=self._aborted,
+            calls_stray=self._stray,
         )
 
     def check(self) -> None:

@@ -124,11 +124,21 @@ async def _load(
         pass
 
 
+async def _calibrate_and_open(manager: ProgramTokenizerManager) -> CostModel:
+    try:
+        return await calibrate(manager)
+    finally:
+        manager.opening.open()
+
+
 def calibrate_from_thread(manager: ProgramTokenizerManager) -> CostModel:
     """Run :func:`calibrate` on the server's event loop from another thread, and wait for it.
 
-    The loop is known once the manager has handled a request, such as upstream's warm-up.
+    Users' calls go on with its end, also if it fails. The loop is known once the manager has
+    handled a request, such as upstream's warm-up.
     """
     if manager.event_loop is None:
         raise RuntimeError("calibration needs a server that has handled a request")
-    return asyncio.run_coroutine_threadsafe(calibrate(manager), manager.event_loop).result()
+    return asyncio.run_coroutine_threadsafe(
+        _calibrate_and_open(manager), manager.event_loop
+    ).result()

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from autellix_sgl.runtime.identity import Identity
+from autellix_sgl.runtime.identity import ANONYMOUS, Identity
+from autellix_sgl.runtime.opening import scope_of
 
 if TYPE_CHECKING:
+    from fastapi import Request
+    from sglang.srt.managers.io_struct import GenerateReqInput
+
     from autellix_sgl.runtime.wire import CallReport
 
 # Where a ProgramRequest is kept: in the ASGI scope, then on SGLang's request object.
 REQUEST_ATTRIBUTE = "autellix_request"
+
+# Whose the calls are that are made in this process, without HTTP.
+LOCAL_IDENTITY: ContextVar[Identity] = ContextVar("autellix_local_identity", default=ANONYMOUS)
 
 PROGRAM_HEADER = b"x-program-id"
 LEVEL_HEADER = b"x-program-level"
@@ -76,3 +84,20 @@ class ProgramRequest:
     def for_prompt(self, index: int) -> ProgramRequest:
         """The same request, seen as its prompt *index*."""
         return replace(self, identity=self.identity.for_prompt(index))
+
+
+def request_of(obj: GenerateReqInput) -> ProgramRequest:
+    """What goes with *obj* since it entered the tokenizer manager."""
+    request: ProgramRequest = getattr(obj, REQUEST_ATTRIBUTE)
+    return request
+
+
+def request_behind(obj: GenerateReqInput, request: Request | None) -> ProgramRequest:
+    """What the middleware left in the HTTP request, or what a call in this process says."""
+    if request is not None:
+        ours = scope_of(request).get(REQUEST_ATTRIBUTE)
+        return ours if isinstance(ours, ProgramRequest) else ProgramRequest.of(ANONYMOUS)
+    identity = LOCAL_IDENTITY.get()
+    if identity.program is None and obj.session_id is not None:
+        identity = Identity(obj.session_id, source="session_id")
+    return ProgramRequest.of(identity)

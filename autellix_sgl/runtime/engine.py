@@ -19,10 +19,11 @@ from autellix_sgl.errors import UnknownProgram
 from autellix_sgl.runtime import processes
 from autellix_sgl.runtime.activation import check_upstream
 from autellix_sgl.runtime.calibration import calibrate
+from autellix_sgl.runtime.call_progress import LOCAL_IDENTITY
 from autellix_sgl.runtime.identity import identity_of_program
 from autellix_sgl.runtime.program_models import ProgramModel
 from autellix_sgl.runtime.support import check_supported
-from autellix_sgl.runtime.tokenizer_manager import LOCAL_IDENTITY, ProgramTokenizerManager
+from autellix_sgl.runtime.tokenizer_manager import ProgramTokenizerManager
 
 
 class ProgramEngine(Engine):  # type: ignore[misc]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
 from sglang.srt.managers.schedule_policy import CLIP_MAX_NEW_TOKENS
@@ -18,6 +18,7 @@ from autellix_sgl.runtime.preemption import (
     release,
     steps_left,
 )
+from autellix_sgl.runtime.room import Length, Room, room_in, short_of
 
 if TYPE_CHECKING:
     from autellix_sgl.runtime.scheduler import ProgramScheduler
@@ -67,11 +68,12 @@ class MakingWay:
         # pool had no room, is another call.
         running_batch.batch_is_full = False
         by_id = {req.rid: req for req in running_batch.reqs}
+        room = self._room(running_batch)
         chosen = calls.choose_victims(
-            self._candidates(),
-            [self._as_running(req) for req in running_batch.reqs if req in ledger],
+            self._candidates(room),
+            [self._as_running(req, room) for req in running_batch.reqs if req in ledger],
             free_slots=self._scheduler.free_slots(running_batch),
-            free_tokens=self._free_tokens(running_batch) if self.memory_is_short else 0,
+            free_tokens=room.free,
             min_steps_left=PREEMPTION_COST_STEPS + 1,
         )
         victims = [by_id[rid] for rid in chosen]
@@ -80,22 +82,24 @@ class MakingWay:
         self._scheduler.counters.preemptions += len(victims)
         return parked + victims
 
-    def _candidates(self) -> Iterator[Candidate]:
+    def _candidates(self, room: Room) -> Iterator[Candidate]:
         """The waiting calls, best first, with what they ask of memory if memory is short."""
         scheduler = self._scheduler
         for req in scheduler.waiting.offered():
-            tokens = 0
-            if self.memory_is_short:
-                new_tokens = min(steps_left(req), CLIP_MAX_NEW_TOKENS)
-                known = req.seqlen - req.num_matched_prefix_tokens
-                tokens = known + new_tokens + scheduler.page_size
+            tokens = room.taken_by(self._asked_tokens(req)) if self.memory_is_short else 0
             yield Candidate(self._key(req, waiting=True), tokens)
 
-    def _as_running(self, req: Req) -> Running:
+    def _asked_tokens(self, req: Req) -> int:
+        """What upstream's admission asks of the pool for a waiting request."""
+        new_tokens = min(steps_left(req), CLIP_MAX_NEW_TOKENS)
+        known = req.seqlen - req.num_matched_prefix_tokens
+        return int(known + new_tokens + self._scheduler.page_size)
+
+    def _as_running(self, req: Req, room: Room) -> Running:
         return Running(
             id=req.rid,
             key=self._key(req, waiting=False),
-            tokens=req.seqlen + self._reserved_tokens(req),
+            tokens=room.taken_by(req.seqlen + self._reserved_tokens(req)),
             steps_left=steps_left(req),
             preemptible=can_be_preempted(req) and not self._has_logprobs_in_flight(req),
         )
@@ -131,16 +135,31 @@ class MakingWay:
         left = min(steps_left(req), CLIP_MAX_NEW_TOKENS)
         return int(left * self._scheduler.new_token_ratio_tracker.current)
 
-    def _free_tokens(self, running_batch: ScheduleBatch) -> int:
-        """What the next candidates can have; negative if more is set aside than there is."""
-        reserved = sum(self._reserved_tokens(req) for req in running_batch.reqs)
-        return self._room() - reserved
-
-    def _room(self) -> int:
-        """Tokens that are free or can be evicted now."""
+    def _room(self, running_batch: ScheduleBatch) -> Room:
+        """Of the KV pool that is short, if memory is; else nobody asks for any."""
+        if not self.memory_is_short:
+            return Room(free=0)
         scheduler = self._scheduler
-        budget = scheduler.token_to_kv_pool_allocator.create_prefill_budget(scheduler.tree_cache)
-        return int(budget.remaining_total)
+        budget = self._budget()
+        running = [Length(req.seqlen, self._reserved_tokens(req)) for req in running_batch.reqs]
+        every = room_in(int(budget.remaining_total), running)
+        best = next(scheduler.waiting.offered(), None)
+        if best is None or not scheduler.is_hybrid_swa:
+            return every
+        window = scheduler.tree_cache.sliding_window_size + scheduler.page_size
+        of_window = room_in(int(budget.remaining_swa), running, window)
+        return short_of(self._asked_tokens(best), (every, of_window))
+
+    def _budget(self) -> Any:
+        """What SGLang's admission would find free or evictable now, in each pool."""
+        scheduler = self._scheduler
+        return scheduler.token_to_kv_pool_allocator.create_prefill_budget(scheduler.tree_cache)
+
+    def _evictable(self) -> int:
+        """Tokens that are free or can be evicted now, over all pools."""
+        budget = self._budget()
+        of_window = budget.remaining_swa if self._scheduler.is_hybrid_swa else 0
+        return int(budget.remaining_total + of_window)
 
     def _park_chunked_prefill(self, best: Key) -> list[Req]:
         """Take a half-done prefill out of the way of a better call; its chunks stay in the tree.
@@ -186,9 +205,9 @@ class MakingWay:
             if not candidates:
                 break  # upstream's retraction knows what to do with the rest
             worst = max(candidates, key=lambda r: scheduler.calls.call(r.rid).key)
-            room = self._room()
+            before = self._evictable()
             self._take_out(batch, [worst], keep=keep)
-            keep = keep and self._room() > room
+            keep = keep and self._evictable() > before
             victims.append(worst)
         if victims:
             # As upstream does when it retracts: expect longer outputs, admit less eagerly.

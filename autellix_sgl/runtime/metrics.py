@@ -73,6 +73,7 @@ TABLE_COUNTERS: Names = {
     "evicted": ("programs_evicted", "Programs forgotten to make room for others."),
     "calls_completed": ("calls_completed", "Calls that finished."),
     "calls_aborted": ("calls_aborted", "Calls that left without finishing."),
+    "calls_stray": ("calls_stray", "Of those, calls that nobody waited for: a fault, mended."),
 }
 
 IDENTITY_COUNTERS: Names = {

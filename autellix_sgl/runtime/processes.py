@@ -49,11 +49,12 @@ def run_stock_scheduler(*args: Any, **kwargs: Any) -> None:
 
 def activate_scheduler(program_args: ProgramArgs, scheduler_class: type[Any]) -> None:
     """Make this process's ``run_scheduler_process`` construct *scheduler_class*, or raise."""
+    from autellix_sgl.runtime.penalties import OutputPenalties
 
     def construct(server_args: ServerArgs, port_args: PortArgs) -> Any:
         return scheduler_class(server_args, port_args, program_args=program_args, report=report)
 
-    values: dict[str, Any] = {"scheduler_class": construct}
+    values: dict[str, Any] = {"scheduler_class": construct, "penalties": OutputPenalties}
     if uses_cpu_engine():
         from autellix_sgl.runtime import cpu
         from autellix_sgl.runtime.cpu.install import HOOKS

@@ -45,6 +45,7 @@ from autellix_sgl.runtime.ledger import CallLedger
 from autellix_sgl.runtime.making_way import MakingWay
 from autellix_sgl.runtime.metrics import SchedulerMetrics
 from autellix_sgl.runtime.output_streamer import ProgramOutputStreamer
+from autellix_sgl.runtime.preemption import keep_positions
 from autellix_sgl.runtime.program_cache import ProgramRadixCache
 from autellix_sgl.runtime.recomputation import Recomputation
 from autellix_sgl.runtime.schedule_policy import LevelSchedulePolicy
@@ -257,7 +258,8 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
         """Upstream's admission, over the head of the queue instead of the whole of it."""
         free_slots = self.free_slots(running_batch)
         looks = not running_batch.batch_is_full
-        window = self.waiting.window(max(free_slots, 0) + self._spare_candidates)
+        candidates = max(free_slots, 0) + self._spare_candidates
+        window = self.waiting.window(candidates, on_draw=keep_positions)
         self.waiting_queue = window
         try:
             plan = super().get_new_batch_prefill(running_batch)

@@ -18,6 +18,7 @@ from autellix_sgl.config import AUTO, ProgramArgs
 from autellix_sgl.runtime import processes, programs_api
 from autellix_sgl.runtime.calibration import calibrate_from_thread
 from autellix_sgl.runtime.identity_middleware import IdentityMiddleware
+from autellix_sgl.runtime.opening import OwnAddress, OwnRequests
 from autellix_sgl.runtime.support import check_supported
 from autellix_sgl.runtime.tenant_middleware import TenantMiddleware
 from autellix_sgl.runtime.tenants import Tenants
@@ -61,6 +62,9 @@ def _init_tokenizer_manager(
     )
     app = http_server.app
     programs_api.install(app, manager)
+    if _calibrates(program_args):
+        manager.opening.close()
+        app.user_middleware.append(Middleware(OwnRequests, prefix=manager.opening.prefix))
     # Innermost, so that it sees what SGLang's own middleware has made of the request, such as a
     # body that came compressed.
     app.user_middleware.append(Middleware(IdentityMiddleware, manager=manager))
@@ -74,13 +78,20 @@ def _init_tokenizer_manager(
     return manager, templates
 
 
+def _calibrates(program_args: ProgramArgs) -> bool:
+    """Whether the start measures the machine: it comes after SGLang's warm-up, if there is one."""
+    return program_args.cost_model == AUTO and not get_serving().skip_server_warmup
+
+
 def _warm_up(program_args: ProgramArgs, server_args: ServerArgs) -> bool:
     """Upstream's warm-up, then the cost model's fit; runs in a thread beside the event loop."""
+    manager = http_server._global_state.tokenizer_manager
+    assert isinstance(manager, ProgramTokenizerManager)
+    calibrates = _calibrates(program_args)
+    itself = OwnAddress(server_args, manager.opening.prefix) if calibrates else server_args
     with _known_to_tenancy(program_args):
-        warm: bool = http_server._execute_server_warmup(server_args)
-    if warm and program_args.cost_model == AUTO:
-        manager = http_server._global_state.tokenizer_manager
-        assert isinstance(manager, ProgramTokenizerManager)
+        warm: bool = http_server._execute_server_warmup(itself)
+    if warm and calibrates:
         calibrate_from_thread(manager)
     return warm
 

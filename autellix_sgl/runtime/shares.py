@@ -11,6 +11,7 @@ restart, for each tenant with its next call.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import tomllib
@@ -121,6 +122,12 @@ class SharesFile:
         self.loaded += 1
         self.current = 1
         logger.info("New shares: %s", self.shares)
+
+    async def follow(self) -> None:
+        """Look again every PERIOD_S, for ever."""
+        while True:
+            await asyncio.sleep(PERIOD_S)
+            self.look()
 
     def _signature(self) -> tuple[int, int, int] | None:
         """Another one whenever the file's content is another; None if there is no file."""

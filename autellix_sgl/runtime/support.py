@@ -80,6 +80,11 @@ REFUSALS = (
         "HiSparse stages requests in a queue of its own",
     ),
     Refusal(
+        "--strip-thinking-cache",
+        lambda c: c.strip_thinking_cache,
+        "a preempted call's thinking would leave the cache with it, to be computed again each time",
+    ),
+    Refusal(
         "--encoder-only",
         lambda c: c.encoder_only,
         "an encoder makes no calls",

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextvars import ContextVar
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fastapi import Request
 from sglang.srt.constants import HEALTH_CHECK_RID_PREFIX
+from sglang.srt.managers.embed_types import PositionalEmbeds
 from sglang.srt.managers.io_struct import (
-    AbortReq,
     EmbeddingReqInput,
     GenerateReqInput,
     TokenizedEmbeddingReqInput,
@@ -22,32 +21,37 @@ from sglang.srt.managers.io_struct import (
 )
 from sglang.srt.managers.tokenizer_manager import ReqState, TokenizerManager
 from sglang.srt.runtime_context import get_parallel, get_serving
+from sglang.srt.sampling.sampling_params import SamplingParams
 from sglang.srt.server_args import PortArgs, ServerArgs
 
 from autellix_sgl.config import ProgramArgs
-from autellix_sgl.core import (
-    CallStatistics,
-    Forecast,
-    Kinds,
-    ProcessTable,
-    Program,
-    by_reason,
-)
+from autellix_sgl.core import Forecast, Kinds, ProcessTable, Program
+from autellix_sgl.runtime.call_ends import CallEnds, CallStates
 from autellix_sgl.runtime.call_progress import (
     REQUEST_ATTRIBUTE,
     ProgramRequest,
     Progress,
+    request_behind,
+    request_of,
 )
-from autellix_sgl.runtime.identity import ANONYMOUS, Identity, IdentityReader
+from autellix_sgl.runtime.identity import IdentityReader
 from autellix_sgl.runtime.metrics import TABLE_PERIOD_S, TableMetrics
+from autellix_sgl.runtime.opening import Opening
 from autellix_sgl.runtime.replicas import Replicas
+from autellix_sgl.runtime.request_fields import (
+    check_overrides,
+    check_sampling,
+    check_session,
+    check_single,
+    check_stop_ids,
+    check_top_logprobs,
+)
 from autellix_sgl.runtime.responses import ResponsePrograms
-from autellix_sgl.runtime.shares import PERIOD_S as SHARES_PERIOD_S
 from autellix_sgl.runtime.shares import SharesFile
+from autellix_sgl.runtime.token_ids import check_token_ids
 from autellix_sgl.runtime.wire import (
     CALLS_KEY,
     REPORT_KEY,
-    CallReport,
     ExplainCallsReq,
     ProgramGenerateReqInput,
     ProgramsOver,
@@ -55,12 +59,6 @@ from autellix_sgl.runtime.wire import (
 )
 
 logger = logging.getLogger(__name__)
-
-# Whose the calls are that are made in this process, without HTTP.
-LOCAL_IDENTITY: ContextVar[Identity] = ContextVar("autellix_local_identity", default=ANONYMOUS)
-
-# On SGLang's request object: whether the client chose the call's id itself.
-CHOSEN_ATTRIBUTE = "autellix_chosen_id"
 
 LEASE_CHECKS_PER_LEASE = 10
 
@@ -99,6 +97,10 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
             TableMetrics(model=self.served_model_name) if self.enable_metrics else None
         )
         self.replicas = self._make_replicas()
+        self.ends = CallEnds(self.table, self.replicas, self.program_metrics)
+        # Empty so far, like SGLang's own that it takes the place of.
+        self.rid_to_state = CallStates(self.ends.gone)
+        self.opening = Opening()
 
     def _make_replicas(self) -> Replicas | None:
         """The placement of calls on replicas, None if there is one replica or SGLang places."""
@@ -130,44 +132,62 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
     ) -> AsyncIterator[Any]:
         # Not a generator itself: wrapping upstream's would delay its clean-up on a disconnect.
         if isinstance(obj, GenerateReqInput):
-            setattr(obj, CHOSEN_ATTRIBUTE, obj.rid is not None)
-            setattr(obj, REQUEST_ATTRIBUTE, _request_behind(obj, request))
-        stream: AsyncIterator[Any] = super().generate_request(obj, request)
+            check_sampling(obj.sampling_params, SamplingParams.__struct_fields__)
+            check_session(obj.session_params)
+            check_overrides(obj.positional_embed_overrides, PositionalEmbeds)
+            setattr(obj, REQUEST_ATTRIBUTE, request_behind(obj, request))
+        stream: AsyncGenerator[Any, None] = super().generate_request(obj, request)
+        if request is not None and _is_charged(obj) and self.opening.holds(request):
+            return self.opening.outputs(stream, obj, request)
         return stream
 
     def _init_req_state(
         self, obj: GenerateReqInput | EmbeddingReqInput, request: Request | None = None
     ) -> None:
-        super()._init_req_state(obj, request)
         # Upstream's copies for parallel sampling are single and have never been normalised.
-        if isinstance(obj, GenerateReqInput) and not getattr(obj, "is_single", True):
+        single = getattr(obj, "is_single", True)
+        if isinstance(obj, GenerateReqInput) and single:
+            check_single(obj)
+        super()._init_req_state(obj, request)
+        if isinstance(obj, GenerateReqInput) and not single:
             whole = request_of(obj).named(obj.rid[0])
             for index in range(len(obj.rid)):
                 setattr(obj[index], REQUEST_ATTRIBUTE, whole.for_prompt(index))
-                setattr(obj[index], CHOSEN_ATTRIBUTE, getattr(obj, CHOSEN_ATTRIBUTE))
+            # Nor do they use the ids that they are given here; they get others when they are sent.
+            # After a stream these would stay, and a server that is told to stop wait for them.
+            for rid in obj.rid[obj.batch_size :]:
+                del self.rid_to_state[rid]
+
+    def _validate_one_request(
+        self, obj: GenerateReqInput | EmbeddingReqInput, input_ids: list[int] | None
+    ) -> None:
+        size = self.model_config.vocab_size
+        if isinstance(obj, GenerateReqInput):
+            check_stop_ids(obj.sampling_params, size)
+            check_top_logprobs(obj.top_logprobs_num, size)
+        # A multimodal prompt has placeholders of its model's own, outside of the vocabulary too.
+        if input_ids is not None and not obj.contains_mm_input():
+            # An adapter may add tokens behind the model's.
+            adapted = self.enable_lora and obj.lora_path
+            continues = bool(getattr(obj, "session_params", None))
+            check_token_ids(input_ids, None if adapted else size, continues=continues)
+        super()._validate_one_request(obj, input_ids)
 
     async def _send_one_request(
         self, tokenized_obj: TokenizedGenerateReqInput | TokenizedEmbeddingReqInput
     ) -> None:
         rid = tokenized_obj.rid
-        if not isinstance(tokenized_obj, TokenizedGenerateReqInput) or rid.startswith(
-            HEALTH_CHECK_RID_PREFIX
-        ):
+        if not _is_charged(tokenized_obj):
             if self.replicas is not None and rid.startswith(HEALTH_CHECK_RID_PREFIX):
                 self.replicas.place_health_check(tokenized_obj)
             await super()._send_one_request(tokenized_obj)
             return
         request = request_of(self.rid_to_state[rid].obj).named(rid)
         tag = self._arrive(rid, request, tokenized_obj.input_ids or ())
-        try:
-            if self.replicas is not None:
-                self.replicas.place(tokenized_obj, self.table.program_of(rid).footprint)
-            await super()._send_one_request(ProgramGenerateReqInput.of(tokenized_obj, tag))
-        except BaseException:
-            self.table.abort(rid, now=time.time())
-            if self.replicas is not None:
-                self.replicas.abort(rid)
-            raise
+        # Should any of this fail, SGLang forgets the state, and the call leaves the table with it.
+        if self.replicas is not None:
+            self.replicas.place(tokenized_obj, self.table.program_of(rid).footprint)
+        await super()._send_one_request(ProgramGenerateReqInput.of(tokenized_obj, tag))
 
     async def _send_batch_request(
         self, tokenized_objs: list[TokenizedGenerateReqInput | TokenizedEmbeddingReqInput]
@@ -215,24 +235,6 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
             self.abort_request(rid)
         return calls
 
-    def abort_request(self, rid: str = "", abort_all: bool = False) -> None:
-        if not abort_all and self._begins_another_tenants(rid):
-            # Upstream's scheduler aborts whatever begins with the id, and this one was chosen.
-            logger.warning("call %r is not aborted: another tenant's id begins with it", rid)
-            return
-        super().abort_request(rid, abort_all)
-
-    def _begins_another_tenants(self, rid: str) -> bool:
-        state = self.rid_to_state.get(rid)
-        if self.program_args.tenants is None or state is None:
-            return False
-        if not getattr(state.obj, CHOSEN_ATTRIBUTE):
-            return False
-        tenant = request_of(state.obj).identity.tenant
-        return any(
-            call.tenant != tenant and call.id.startswith(rid) for call in self.table.active_calls()
-        )
-
     # -- out: from the scheduler to the endpoint ------------------------------------------------
 
     async def _handle_batch_output(self, recv_obj: Any) -> None:
@@ -259,60 +261,8 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
         progress.note(report)
         if finish_reason is not None and self.table.has_call(meta_info["id"]):
             aborted = finish_reason.get("type") == "abort"
-            progress.service_ms = self._leave(meta_info, report, aborted=aborted).service_ms
-
-    def _leave(self, meta_info: dict[str, Any], report: CallReport, *, aborted: bool) -> Program:
-        """Charge a call that left to its program, and say in its response how it fared."""
-        rid = meta_info["id"]
-        call = self.table.active_call(rid)
-        statistics = CallStatistics(
-            level=report.level,
-            service_ms=report.service_ms,
-            wait_ms=report.wait_ms,
-            preemptions=report.preemptions,
-            demotions=report.demotions,
-            promotions=report.promotions,
-            waits=tuple(report.waits),
-        )
-        now, replica = time.time(), report.replica
-        if aborted:
-            program = self.table.abort(rid, statistics=statistics, now=now, engine=replica)
-        else:
-            program = self.table.complete(
-                rid,
-                statistics,
-                now=now,
-                engine=replica,
-                output_tokens=meta_info["completion_tokens"],
-            )
-        if self.replicas is not None:
-            self.replicas.leave(meta_info, aborted=aborted)
-        if self.program_metrics is not None:
-            self.program_metrics.observe(report)
-        meta_info["program"] = {
-            "id": call.program,
-            "thread": call.thread,
-            "replica": report.replica,
-            "level": report.level,
-            "priority_ms": call.priority_ms,
-            "service_ms": report.service_ms,
-            "waited_ms": report.wait_ms,
-            "wait_reasons": {reason.value: ms for reason, ms in by_reason(report.waits)},
-            "preemptions": report.preemptions,
-            "demotions": report.demotions,
-            "promotions": report.promotions,
-            "recomputed_tokens": report.recomputed_tokens,
-            "cached_tokens": meta_info.get("cached_tokens"),
-        }
-        return program
-
-    def _handle_abort_req(self, recv_obj: AbortReq) -> None:
-        """A call was aborted while it waited: it leaves without outputs, so without a report."""
-        super()._handle_abort_req(recv_obj)
-        if recv_obj.rid is not None and self.table.has_call(recv_obj.rid):
-            self.table.abort(recv_obj.rid, now=time.time())
-            if self.replicas is not None:
-                self.replicas.abort(recv_obj.rid)
+            program = self.ends.charge(meta_info, report, aborted=aborted)
+            progress.service_ms = program.service_ms
 
     # -- explaining -----------------------------------------------------------------------------
 
@@ -348,7 +298,7 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
             if self.replicas is not None:
                 self.asyncio_tasks.add(self.event_loop.create_task(self.replicas.watch()))
             if self.shares is not None:
-                self.asyncio_tasks.add(self.event_loop.create_task(_follow(self.shares)))
+                self.asyncio_tasks.add(self.event_loop.create_task(self.shares.follow()))
             if self.program_metrics is not None:
                 publishing = self._publish_metrics(self.program_metrics)
                 self.asyncio_tasks.add(self.event_loop.create_task(publishing))
@@ -356,6 +306,7 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
     async def _expire_leases(self) -> None:
         while True:
             await asyncio.sleep(self.program_args.lease_s / LEASE_CHECKS_PER_LEASE)
+            self.ends.check(self.rid_to_state)
             self.table.expire(now=time.time())
 
     async def _publish_metrics(self, metrics: TableMetrics) -> None:
@@ -369,25 +320,8 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
             await asyncio.sleep(TABLE_PERIOD_S)
 
 
-async def _follow(file: SharesFile) -> None:
-    """Take up every new version of the shares' file."""
-    while True:
-        await asyncio.sleep(SHARES_PERIOD_S)
-        file.look()
-
-
-def request_of(obj: GenerateReqInput) -> ProgramRequest:
-    """What goes with *obj* since it entered the tokenizer manager."""
-    request: ProgramRequest = getattr(obj, REQUEST_ATTRIBUTE)
-    return request
-
-
-def _request_behind(obj: GenerateReqInput, request: Request | None) -> ProgramRequest:
-    """What the middleware left in the HTTP request, or what a call in this process says."""
-    if request is not None:
-        ours = request.scope.get(REQUEST_ATTRIBUTE)
-        return ours if isinstance(ours, ProgramRequest) else ProgramRequest.of(ANONYMOUS)
-    identity = LOCAL_IDENTITY.get()
-    if identity.program is None and obj.session_id is not None:
-        identity = Identity(obj.session_id, source="session_id")
-    return ProgramRequest.of(identity)
+def _is_charged(obj: object) -> bool:
+    """Whether it is somebody's call: embeddings and health checks are nobody's."""
+    if not isinstance(obj, GenerateReqInput | TokenizedGenerateReqInput):
+        return False
+    return not (isinstance(obj.rid, str) and obj.rid.startswith(HEALTH_CHECK_RID_PREFIX))

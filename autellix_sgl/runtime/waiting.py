@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from autellix_sgl.core import CallScheduler
@@ -68,9 +68,9 @@ class WaitingCalls:
     def __iter__(self) -> Iterator[Req]:
         return (self._requests[rid] for rid in self._calls.waiting())
 
-    def window(self, limit: int) -> AdmissionWindow:
+    def window(self, limit: int, on_draw: Callable[[Req], None]) -> AdmissionWindow:
         """The head of the queue for one admission, of which *limit* are looked at together."""
-        return AdmissionWindow(self, limit)
+        return AdmissionWindow(self, limit, on_draw)
 
 
 class AdmissionWindow:
@@ -79,12 +79,14 @@ class AdmissionWindow:
     ``head`` are those that its policy may order, at most *limit*, drawn when they are first asked
     for: upstream may append before (a request whose grammar has just been compiled), which is an
     arrival like any other. When admission walks on beyond them, because it passes over requests
-    that cannot run yet, PASSED_OVER more can follow. ``drawn`` is all that it was given.
+    that cannot run yet, PASSED_OVER more can follow. ``drawn`` is all that it was given; *on_draw*
+    is told of each before upstream looks at it.
     """
 
-    def __init__(self, queue: WaitingCalls, limit: int) -> None:
+    def __init__(self, queue: WaitingCalls, limit: int, on_draw: Callable[[Req], None]) -> None:
         self._queue = queue
         self._limit = limit
+        self._on_draw = on_draw
         self._source: Iterator[Req] = iter(())
         self._walked = False
         self._head: list[Req] | None = None
@@ -118,5 +120,7 @@ class AdmissionWindow:
 
     def _draw(self, count: int) -> list[Req]:
         found = [request for _, request in zip(range(count), self._source, strict=False)]
+        for request in found:
+            self._on_draw(request)
         self.drawn.extend(found)
         return found

@@ -414,3 +414,18 @@ def test_learning_keeps_the_table_consistent(events: list[tuple[str, int]]) -> N
         else:
             t.expire(now=now)
         t.check()
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=30))
+def test_calls_that_nobody_waits_for_are_taken_out(calls: list[tuple[int, bool]]) -> None:
+    """Once, each counted as aborted; the others stay as they are."""
+    t = learning()
+    for number, (program, _) in enumerate(calls):
+        t.arrive(str(number), f"P{program}", now=0, transient=program == 0)
+    live = {str(number) for number, (_, waited_for) in enumerate(calls) if waited_for}
+    stray = t.reconcile(live, now=1)
+    t.check()
+    assert len(stray) + len(live) == len(calls)
+    assert {call.id for call in t.active_calls()} == live
+    assert t.reconcile(live, now=2) == []
+    assert t.statistics().calls_stray == t.statistics().calls_aborted == len(stray)

@@ -51,15 +51,24 @@ class Server(RunningServer):
         raise AssertionError(f"not within {timeout_s:g} s: {what}\n{self.tail()}")
 
     def wait_until_idle(self) -> dict[str, Any]:
-        """Until no call waits, runs or holds a lock in the tree; returns the state."""
+        """Until no call waits, runs, holds a lock or is in the table; returns the state.
+
+        What has left must have said so: nothing may be there for the table's own check to find.
+        """
 
         def idle() -> dict[str, Any] | None:
             state = self.state()
             busy = state["waiting"] or state["running"] or state["locked_tokens"]
-            return None if busy else state
+            return None if busy or self.statistics()["active_calls"] else state
 
-        state: dict[str, Any] = self.wait_until("an idle scheduler", idle)
+        state: dict[str, Any] = self.wait_until("an idle server", idle)
+        assert self.statistics()["calls_stray"] == 0
         return state
+
+    def statistics(self) -> dict[str, int]:
+        """The process table's counters."""
+        counters: dict[str, int] = self.get("/v1/programs").json()["statistics"]
+        return counters
 
     def programs(self) -> dict[str, dict[str, Any]]:
         page = self.get("/v1/programs", params={"limit": 1000}).json()

@@ -32,14 +32,11 @@ PENALTIES = {"frequency_penalty": 1.5, "presence_penalty": 0.7, "repetition_pena
 # Tokens that the model would end with, were it not for a minimal length.
 MANY_TOKENS = list(range(100, 40000, 7))
 
-# Sampling parameters and request fields by kind of call; ``%d`` takes the number of tokens.
+# Sampling parameters and request fields by kind of call.
 KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "plain": ({}, {}),
     "penalties": (PENALTIES, {}),
-    "minimum": (
-        {"min_new_tokens": 30, "stop_token_ids": MANY_TOKENS, "ignore_eos": False},
-        {},
-    ),
+    "minimum": ({"stop_token_ids": MANY_TOKENS, "ignore_eos": False}, {}),
     "logprobs": ({}, {"return_logprob": True, "top_logprobs_num": 2}),
     "prompt-logprobs": ({}, {"return_logprob": True, "logprob_start_len": 0}),
     "grammar": ({"regex": "[a-z ]{8,400}"}, {}),
@@ -131,6 +128,8 @@ async def program(
         asked = rng.choice(lengths)
         kind = kinds[(number + index * 2) % len(kinds)]
         sampling, fields = KINDS[kind]
+        if kind == "minimum":
+            sampling = {**sampling, "min_new_tokens": asked // 2}
         body = {
             "input_ids": context,
             "sampling_params": {**generation(asked), **sampling},

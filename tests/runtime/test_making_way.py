@@ -99,6 +99,7 @@ def pressed(
         tree_cache=tree,
         token_to_kv_pool_allocator=SimpleNamespace(create_prefill_budget=budget),
         new_token_ratio_tracker=SimpleNamespace(current=1.0),
+        is_hybrid_swa=False,
         enable_overlap=True,
         enable_hierarchical_cache=host_tier,
         schedule_stream=Stream(),

@@ -10,22 +10,23 @@ from tests.runtime.requests import House, Request
 def test_a_window_draws_no_more_than_is_looked_at() -> None:
     """Ten thousand wait, two slots are free: three are drawn, and one more for each passed over."""
     house = House()
+    seen: list[Request] = []
     requests = [house.arrive(str(number)) for number in range(10_000)]
-    window = house.waiting.window(3)
+    window = house.waiting.window(3, on_draw=seen.append)
     assert window.head == window.drawn == requests[:3]
     for number, request in enumerate(window):
         assert request is requests[number]
         if number == 6:
             break
     assert window.drawn == requests[:7]
-    assert list(window) == requests[:7]
+    assert list(window) == requests[:7] == seen
 
 
 def test_calls_that_cannot_run_yet_hold_up_only_so_many() -> None:
     """Behind candidates that are still on their way from storage others are offered, so many."""
     house = House()
     requests = [house.arrive(str(number)) for number in range(200)]
-    window = house.waiting.window(2)
+    window = house.waiting.window(2, on_draw=lambda _: None)
     assert list(window) == requests[: 2 + PASSED_OVER]
 
 
@@ -33,7 +34,7 @@ def test_a_request_that_is_queued_before_the_head_is_drawn_can_be_in_it() -> Non
     """Its grammar has just been compiled, and its program has had the least."""
     house = House()
     house.arrive("old", served_ms=100.0)
-    window = house.waiting.window(1)
+    window = house.waiting.window(1, on_draw=lambda _: None)
     fresh = Request("fresh")
     window.append(fresh)
     assert window.head == [fresh]
