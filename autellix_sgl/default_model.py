@@ -75,10 +75,16 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     from autellix_sgl.runtime import platform
 
     platform.prepare()
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     _say("  1/3 reading and dequantising the weights")
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype="bfloat16")
+    # Without being told to dequantise, transformers has a quantised model, which it does not save.
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent,
+        gguf_file=gguf.name,
+        dtype="bfloat16",
+        quantization_config=GgufConfig(dequantize=True),
+    )
     _say("  2/3 reading the tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     _restore_tokenizer(tokenizer)

@@ -28,9 +28,17 @@ from http import HTTPStatus
 from typing import Any
 
 from autellix_sgl import default_model
-from autellix_sgl.patches.fingerprint import SGLANG_VERSION, installed_version, mismatches
-from autellix_sgl.patches.inventory import PATCHES, relied_on
-from autellix_sgl.patches.record import Patch
+from autellix_sgl.errors import ActivationError
+from autellix_sgl.patches.acceptance import VARIABLE, accepted
+from autellix_sgl.patches.fingerprint import (
+    SGLANG_VERSION,
+    changed,
+    installed_version,
+    mismatches,
+)
+from autellix_sgl.patches.inventory import PATCHES
+from autellix_sgl.patches.record import Patch, Reliance
+from autellix_sgl.patches.seams import SEAMS
 
 OK, WRONG, UNREACHABLE = 0, 1, 2
 
@@ -89,7 +97,7 @@ class Installation:
 def examine_installation() -> Installation:
     """Look at this machine."""
     checks = [_check_python(), _check_sglang(), _check_torch(), _check_cpu_attention()]
-    checks += [_check_default_model(), _check_seams()]
+    checks += [_check_default_model(), _check_seams(), *_check_accepted()]
     return Installation(checks, [_check_patch(patch) for patch in PATCHES])
 
 
@@ -145,29 +153,39 @@ def _check_default_model() -> Check:
 
 def _check_seams() -> Check:
     """The definitions that are subclassed or called without any patch."""
-    patched = dict.fromkeys(target for patch in PATCHES for target in _definitions(patch))
-    seams = [target for target in relied_on() if target not in patched]
-    problems = _mismatches(seams)
+    problems = _mismatches(SEAMS)
     if problems:
         return Check("other seams", False, "; ".join(problems))
-    return Check("other seams", True, f"{len(seams)} definitions as recorded")
+    return Check("other seams", True, f"{len(SEAMS)} definitions as recorded")
+
+
+def _check_accepted() -> list[Check]:
+    """The definitions that the environment says may have changed, if it says so."""
+    try:
+        targets = accepted()
+    except ActivationError as error:
+        return [Check("accepted changes", False, str(error))]
+    if not targets or installed_version() is None:
+        return []
+    differing = changed(targets)
+    details = [f"{t} ({'changed' if t in differing else 'as recorded'})" for t in targets]
+    return [Check("accepted changes", None, f"by {VARIABLE}: {', '.join(details)}")]
 
 
 def _check_patch(patch: Patch) -> PatchCheck:
-    targets = _definitions(patch)
-    return PatchCheck(
-        patch.name, patch.target, patch.kind, patch.reason, len(targets), _mismatches(targets)
-    )
+    relied_on = patch.relied_on
+    problems = _mismatches(relied_on)
+    return PatchCheck(patch.name, patch.target, patch.kind, patch.reason, len(relied_on), problems)
 
 
-def _definitions(patch: Patch) -> list[str]:
-    return list(dict.fromkeys((patch.target, *patch.depends)))
-
-
-def _mismatches(targets: Sequence[str]) -> list[str]:
+def _mismatches(reliances: Sequence[Reliance]) -> list[str]:
     if installed_version() is None:
         return ["SGLang is not installed"]  # once, not once for each definition
-    return mismatches(targets)
+    try:
+        may_differ = accepted()
+    except ActivationError:
+        may_differ = []  # said by a check of its own
+    return mismatches([reliance.target for reliance in reliances], may_differ)
 
 
 def _version_of(package: str) -> str | None:
@@ -245,8 +263,11 @@ def _problems_of_ranks(processes: Sequence[Mapping[str, Any]], tp_size: object) 
     for process in processes:
         if ESSENTIAL_PATCH not in process.get("patches", ()):
             yield f"patch {ESSENTIAL_PATCH} is not in effect in {_who(process)}"
-    if len({(p.get("sglang"), *p.get("patches", ())) for p in processes}) > 1:
-        yield "its ranks differ in SGLang's version or in patches"
+    if (
+        len({(p.get("sglang"), *p.get("patches", ()), *p.get("accepted", ())) for p in processes})
+        > 1
+    ):
+        yield "its ranks differ in SGLang's version, in patches or in changes accepted"
 
 
 def _processes(replica: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -392,7 +413,9 @@ def _cost_text(cost: Mapping[str, Any]) -> str:
 
 def _process_row(process: Mapping[str, Any]) -> tuple[str, str, str]:
     patches = ", ".join(process.get("patches") or ()) or "none"
-    return _who(process), f"SGLang {process.get('sglang', 'unknown')}", patches
+    changes = ", ".join(process.get("accepted") or ())
+    noted = f"{patches}; accepted as changed: {changes}" if changes else patches
+    return _who(process), f"SGLang {process.get('sglang', 'unknown')}", noted
 
 
 def _number(value: object) -> str:

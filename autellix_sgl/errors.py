@@ -6,6 +6,7 @@
     ├── InvalidProgram     a request names its program in a way that cannot be used
     ├── UnknownProgram     no live program has that id
     ├── NoReplica          no replica is left that could take a call
+    ├── UnknownDefinition  a name is not that of one definition of SGLang's that is relied on
     └── UnknownCall        the scheduler was told of a call it does not have (a bug, never input)
 
     ActivationError        our scheduler could not be put in place; a BaseException on purpose
@@ -46,6 +47,10 @@ class UnknownProgram(AutellixError, LookupError):
 
 class NoReplica(AutellixError, ValueError):
     """No replica can take the call: all of them, or the one that was asked for, have died."""
+
+
+class UnknownDefinition(AutellixError, LookupError):
+    """A name does not mean exactly one definition of SGLang's that is relied on."""
 
 
 class UnknownCall(AutellixError, LookupError):

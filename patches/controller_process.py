@@ -33,7 +33,7 @@ PATCH = Patch(
     upstream="none",
     remove_when="SGLang takes the controller's entry point as an argument, as it takes the others",
     since="0.5.21",
-    depends=(f"sglang.srt.managers.data_parallel_controller:{NAME}",),
+    depends=(),
     apply=apply,
     in_effect=in_effect,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from autellix_sgl.patches.record import Patch
+from autellix_sgl.patches.record import Patch, Reliance
 from autellix_sgl.patches.wrapping import is_wrapped, wrap
 
 TARGET = "sglang.srt.managers.io_struct:sock_recv"
@@ -21,7 +21,13 @@ PATCH = Patch(
     upstream="none",
     remove_when="SGLang's controller waits for its messages, or --sleep-on-idle reaches it",
     since="0.5.21",
-    depends=("sglang.srt.managers.data_parallel_controller:DataParallelController.event_loop",),
+    depends=(
+        Reliance(
+            "sglang.srt.managers.data_parallel_controller:DataParallelController.event_loop",
+            "runtime/cpu/controller.py",
+            "asks without waiting, and has nothing else to do between two messages",
+        ),
+    ),
     apply=partial(wrap, TARGET),
     in_effect=partial(is_wrapped, TARGET),
 )

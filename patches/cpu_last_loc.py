@@ -15,10 +15,11 @@ PATCH = Patch(
     kind="wrap a function, on the CPU only",
     reason=(
         "get_last_loc chooses between a Triton kernel and a torch form by the attention "
-        "backend's name, as support_triton does, and knows only upstream's names."
+        "backend's name, and knows only upstream's names. Its neighbour support_triton asks the "
+        "platform since SGLang 0.5.22."
     ),
     upstream="none",
-    remove_when="attention backends say themselves whether they use Triton",
+    remove_when="get_last_loc asks the platform, too, or the attention backend",
     since="0.5.21",
     depends=(),
     apply=partial(wrap, TARGET),

@@ -1,8 +1,8 @@
 """Has the upstream source we rely on changed? Read without importing it.
 
 ``fingerprints.json`` beside this file holds, for one SGLang version, a hash of every definition
-that a patch or a subclass of ours assumes. ``python -m autellix_sgl.patches.fingerprint --write``
-takes them anew, after somebody has read what changed.
+that a patch or a subclass of ours assumes. ``python -m autellix_sgl.patches.fingerprint`` compares
+them with what is installed; ``autellix_sgl.patches.port`` takes them anew (docs/porting.md).
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import hashlib
 import importlib.util
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 RECORDED = Path(__file__).with_name("fingerprints.json")
-SGLANG_VERSION = "0.5.21"
+SGLANG_VERSION = "0.5.23"
 
 
 class Missing(LookupError):
@@ -33,21 +33,28 @@ def installed_version() -> str | None:
         return None
 
 
-def fingerprint(target: str) -> str:
-    """Hash of the source of ``module:Qualified.name``; raises Missing.
+def definition(target: str, root: Path | None = None) -> str:
+    """The source of ``module:Qualified.name``, decorators included; raises Missing.
 
-    The text is hashed, not the syntax tree's dump: the pin is exact, and a dump differs between
-    Python versions.
+    *root* is the folder that the packages lie in, by default that of the installed one.
     """
     module, _, qualified = target.partition(":")
-    lines, tree = _parsed(module)
+    lines, tree = _parsed(module, root)
     node: ast.AST = tree
     for name in qualified.split("."):
         node = _child(node, name, target)
     assert isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
     first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-    text = "\n".join(line.rstrip() for line in lines[first - 1 : node.end_lineno])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return "\n".join(line.rstrip() for line in lines[first - 1 : node.end_lineno])
+
+
+def fingerprint(target: str, root: Path | None = None) -> str:
+    """Hash of the source of ``module:Qualified.name``; raises Missing.
+
+    The text is hashed, not the syntax tree's dump: the pin is exact, and a dump differs between
+    Python versions.
+    """
+    return hashlib.sha256(definition(target, root).encode()).hexdigest()[:16]
 
 
 def recorded() -> dict[str, str]:
@@ -56,8 +63,8 @@ def recorded() -> dict[str, str]:
     return data
 
 
-def mismatches(targets: Iterable[str]) -> list[str]:
-    """One sentence for each target that is missing or differs from what was recorded."""
+def mismatches(targets: Iterable[str], accepted: Collection[str] = ()) -> list[str]:
+    """One sentence for each target that is missing, or differs and is not *accepted*."""
     expected = recorded()
     problems: list[str] = []
     for target in targets:
@@ -66,25 +73,44 @@ def mismatches(targets: Iterable[str]) -> list[str]:
         except Missing as error:
             problems.append(str(error))
             continue
-        if target not in expected:
-            problems.append(f"{target} was never fingerprinted")
-        elif found != expected[target]:
+        if found == expected.get(target) or target in accepted:
+            continue
+        if target in expected:
             problems.append(f"{target} has changed ({expected[target]} -> {found})")
+        else:
+            problems.append(f"{target} was never fingerprinted")
     return problems
 
 
+def changed(targets: Iterable[str]) -> list[str]:
+    """Those of *targets* that are there, and not as recorded."""
+    expected = recorded()
+    found = []
+    for target in targets:
+        try:
+            if fingerprint(target) != expected.get(target):
+                found.append(target)
+        except Missing:
+            continue
+    return found
+
+
 @cache
-def _parsed(module: str) -> tuple[list[str], ast.Module]:
+def _parsed(module: str, root: Path | None) -> tuple[list[str], ast.Module]:
     package, *rest = module.split(".")
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise Missing(f"{package} is not installed")
-    base = Path(spec.submodule_search_locations[0]).joinpath(*rest)
+    base = (_folder_of(package) if root is None else root / package).joinpath(*rest)
     path = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
     if not path.is_file():
         raise Missing(f"{module} does not exist")
     source = path.read_text(encoding="utf-8")
     return source.splitlines(), ast.parse(source)
+
+
+def _folder_of(package: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise Missing(f"{package} is not installed")
+    return Path(spec.submodule_search_locations[0])
 
 
 def _child(node: ast.AST, name: str, target: str) -> ast.AST:
@@ -97,20 +123,15 @@ def _child(node: ast.AST, name: str, target: str) -> ast.AST:
     raise Missing(f"{target} does not exist")
 
 
-def main(argv: list[str]) -> int:
-    """Compare with what is recorded, or with ``--write`` record anew; returns the exit status."""
+def main() -> int:
+    """Compare what is installed with what is recorded; returns the exit status."""
     from autellix_sgl.patches.inventory import relied_on
 
     targets = relied_on()
-    if argv == ["--write"]:
-        taken = {target: fingerprint(target) for target in sorted(targets)}
-        RECORDED.write_text(json.dumps(taken, indent=1) + "\n", encoding="utf-8")
-        print(f"{len(taken)} fingerprints of SGLang {installed_version()} written to {RECORDED}")
-        return 0
     problems = mismatches(targets)
     print("\n".join(problems) or f"all {len(targets)} definitions are as recorded")
     return 1 if problems else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

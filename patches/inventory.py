@@ -2,169 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from autellix_sgl.errors import UnknownDefinition
 from autellix_sgl.patches import (
     controller_process,
     controller_wait,
     cpu_last_loc,
-    cpu_paged_allocator,
-    cpu_support_triton,
     penalties,
     scheduler_class,
 )
-from autellix_sgl.patches.record import Patch
+from autellix_sgl.patches.record import Patch, Reliance
+from autellix_sgl.patches.seams import SEAMS
 
 PATCHES: tuple[Patch, ...] = (
     scheduler_class.PATCH,
     penalties.PATCH,
-    cpu_paged_allocator.PATCH,
-    cpu_support_triton.PATCH,
     cpu_last_loc.PATCH,
     controller_process.PATCH,
     controller_wait.PATCH,
 )
 
-CONTROL = "sglang.srt.managers.tokenizer_control_mixin"
 
-# Overridden through seams that need no patch: the launcher's own arguments.
-TOKENIZER_MANAGER_METHODS = tuple(
-    f"sglang.srt.managers.tokenizer_manager:TokenizerManager.{method}"
-    for method in (
-        "__init__",
-        "generate_request",
-        "init_running_status",
-        "_init_req_state",
-        "_validate_one_request",
-        "_send_one_request",
-        "_send_batch_request",
-        "_handle_batch_output",
-        "_handle_batch_request",
-        "_handle_abort_req",
-        "_release_req_states_on_failure",
-        "abort_request",
-        "update_request_meta_info",
-        "auto_create_handle_loop",
-    )
-)
-# What placement relies on: routing by the request's own field, and control requests that can be
-# told to expect fewer answers.
-DATA_PARALLEL = (
-    *(
-        f"sglang.srt.managers.data_parallel_controller:DataParallelController.{method}"
-        for method in (
-            "launch_dp_schedulers",
-            "dispatching_with_trace",
-            "maybe_external_dp_rank_routing",
-            "round_robin_scheduler",
-            "update_active_ranks",
-            "send_control_message",
-        )
-    ),
-    "sglang.srt.managers.communicator:FanOutCommunicator",
-    f"{CONTROL}:TokenizerControlMixin.update_control_communicator_fan_out",
-    "sglang.srt.managers.tokenizer_manager:TokenizerManager.update_active_ranks",
-    "sglang.srt.managers.tokenizer_manager:TokenizerManager._handle_abort_finish_reason",
-)
-# Every place where SGLang forgets a request's state, beside the methods above; what it does with
-# prompts and parameters as they come; how its warm-up reaches the server.
-REQUESTS = (
-    "sglang.srt.entrypoints.http_server:health_generate",
-    "sglang.srt.sampling.sampling_params:SamplingParams",
-    "sglang.srt.managers.io_struct:SessionParams",
-    "sglang.srt.managers.embed_types:PositionalEmbeds",
-    "sglang.srt.server_args:ServerArgs.url",
-)
-# Who is let in where, and what the server needs to call itself, on a server with tenants.
-AUTHENTICATION = (
-    "sglang.srt.utils.auth:decide_request_auth",
-    "sglang.srt.utils.auth:add_api_key_middleware",
-    "sglang.srt.entrypoints.http_server:_setup_and_run_http_server",
-    "sglang.srt.entrypoints.http_server:_execute_server_warmup",
-    "sglang.srt.runtime_context:_ConfigBag.override",
-)
-# What a radix cache of our own name is made of.
-RADIX_CACHE = (
-    "sglang.srt.mem_cache.registry:create_tree_cache",
-    "sglang.srt.mem_cache.registry:create_unified_radix_cache",
-    "sglang.srt.mem_cache.registry:register_radix_cache_backend",
-    "sglang.srt.mem_cache.registry:TreeCacheBuildContext",
-    "sglang.srt.mem_cache.evict_policy:EvictionStrategy",
-    "sglang.srt.mem_cache.unified_cache.tree_core_registry:create_tree_core",
-    "sglang.srt.mem_cache.unified_cache.tree_core_registry:register_tree_core_backend",
-    "sglang.srt.mem_cache.unified_cache.tree_core_registry:select_tree_core_backend",
-    "sglang.srt.mem_cache.unified_cache.unified_tree_core:UnifiedTreeNode",
-    "sglang.srt.mem_cache.unified_cache.unified_tree_core:UnifiedTreeCore.__init__",
-    "sglang.srt.mem_cache.unified_cache.unified_tree_core:UnifiedTreeCore._split_node",
-    "sglang.srt.mem_cache.unified_cache.unified_tree_core:UnifiedTreeCore.node_by_id",
-    "sglang.srt.mem_cache.unified_cache.components.full:FullComponent._evict_device_start",
-    "sglang.srt.mem_cache.unified_cache.components.full:FullComponent._evict_device_next_node",
-    "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache.__init__",
-    "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache.insert",
-)
-# A question of ours goes to every scheduler, and is answered, as SGLang's for the internal state.
-QUESTIONS = (
-    f"{CONTROL}:TokenizerControlMixin.get_internal_state",
-    f"{CONTROL}:TokenizerControlMixin.init_communicators",
-    "sglang.utils:TypeBasedDispatcher.__call__",
-)
-# What the CPU's attention backend is, and what a rehearsal of a model on it is made of.
-CPU_BACKEND = (
-    *(
-        f"sglang.srt.layers.attention.torch_native_backend:TorchNativeAttnBackend.{method}"
-        for method in ("__init__", "init_forward_metadata", "forward_extend", "forward_decode")
-    ),
-    "sglang.srt.layers.attention.base_attn_backend:AttentionBackend.forward",
-    "sglang.srt.layers.attention.attention_registry:register_attention_backend",
-    "sglang.srt.layers.radix_attention:RadixAttention.__init__",
-    "sglang.srt.layers.radix_attention:RadixAttention.forward",
-    "sglang.srt.model_executor.model_runner:ModelRunner.init_attention_backends",
-    "sglang.srt.model_executor.forward_batch_info:ForwardBatch",
-    "sglang.srt.model_executor.forward_context:ForwardContext",
-    "sglang.srt.model_executor.forward_context:forward_context",
-    "sglang.srt.mem_cache.memory_pool:ReqToTokenPool.__init__",
-    "sglang.srt.mem_cache.allocator.token:TokenToKVPoolAllocator",
-    "sglang.srt.mem_cache.allocator.paged:PagedTokenToKVPoolAllocator.alloc_extend",
-    "sglang.srt.mem_cache.allocator.swa:SWATokenToKVPoolAllocator.alloc",
-    "sglang.srt.mem_cache.allocator.swa:SWATokenToKVPoolAllocator.alloc_extend",
-    "sglang.srt.mem_cache.allocator.swa:SWATokenToKVPoolAllocator.clear",
-)
-# Whose computing the CPU's kernels take over, and how.
-CPU_MODULES = (
-    "sglang.kernels.fused_op:BaseFusedOp.forward",
-    "sglang.srt.layers.activation:SiluAndMul.forward_native",
-    "sglang.srt.layers.layernorm:RMSNorm.__init__",
-    "sglang.srt.layers.layernorm:RMSNorm.forward_native",
-    "sglang.srt.layers.rotary_embedding.base:RotaryEmbedding.forward_native",
-    "sglang.srt.layers.quantization.unquant:UnquantizedLinearMethod.apply",
-    "sglang.srt.layers.quantization.unquant:UnquantizedEmbeddingMethod",
-    "sglang.srt.layers.logits_processor:LogitsProcessor._compute_lm_head",
-)
-MESSAGES = (
-    "sglang.srt.managers.tokenizer_manager:TokenizerManager._dispatch_to_scheduler",
-    "sglang.srt.managers.io_struct:BaseReq",
-    "sglang.utils:TypeBasedDispatcher",
-    "sglang.srt.managers.io_struct:TokenizedGenerateReqInput",
-    "sglang.srt.managers.io_struct:GetInternalStateReq",
-    "sglang.srt.managers.io_struct:hook_custom_types",
-)
+def reliances() -> list[Reliance]:
+    """What is relied on, by whom and for what: the patches' first."""
+    return [*(found for patch in PATCHES for found in patch.relied_on), *SEAMS]
 
 
 def relied_on() -> list[str]:
     """``module:Qualified.name`` of all of them, each once."""
-    targets: dict[str, None] = {}
-    for patch in PATCHES:
-        for target in (patch.target, *patch.depends):
-            targets[target] = None
-    seams = (
-        *TOKENIZER_MANAGER_METHODS,
-        *AUTHENTICATION,
-        *DATA_PARALLEL,
-        *REQUESTS,
-        *QUESTIONS,
-        *RADIX_CACHE,
-        *CPU_BACKEND,
-        *CPU_MODULES,
-        *MESSAGES,
-    )
-    for target in seams:
-        targets[target] = None
-    return list(targets)
+    return list(dict.fromkeys(reliance.target for reliance in reliances()))
+
+
+def named(names: Iterable[str]) -> list[str]:
+    """The definitions relied on that *names* mean.
+
+    A name is written ``module:Qualified.name`` or, where that is enough, ``Qualified.name``. Raises
+    UnknownDefinition for one that means none or several.
+    """
+    targets = relied_on()
+    found = []
+    for name in names:
+        meant = [t for t in targets if name in (t, t.partition(":")[2])]
+        if len(meant) != 1:
+            which = f"is not one definition but {len(meant)}" if meant else "is not relied on"
+            raise UnknownDefinition(f"{name} {which}")
+        found += meant
+    return found

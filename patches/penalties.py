@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from autellix_sgl.patches.record import Patch
+from autellix_sgl.patches.record import Patch, Reliance
 
 PACKAGE = "sglang.srt.sampling.penaltylib"
 NAME = "BatchedPenalizerOrchestrator"
 BATCH = "sglang.srt.managers.schedule_batch:ScheduleBatch"
 SAMPLING = "sglang.srt.sampling.sampling_batch_info:SamplingBatchInfo"
+OURS = "runtime/penalties.py"
 
 
 def apply(orchestrator_class: Any) -> None:
@@ -37,18 +38,44 @@ PATCH = Patch(
     remove_when="SGLang fills penalisers from output_ids when a request is admitted again",
     since="0.5.21",
     depends=(
-        f"{SAMPLING}.from_schedule_batch",
-        f"{SAMPLING}.filter_batch",
-        f"{SAMPLING}.merge_batch",
-        f"{SAMPLING}.update_penalties",
-        f"{BATCH}.cumulate_penalty_output_tokens",
-        f"{BATCH}.prepare_for_decode",
-        f"{BATCH}.merge_batch",
-        f"{PACKAGE}.orchestrator:_BatchedPenalizer",
-        f"{PACKAGE}.frequency_penalty:BatchedFrequencyPenalizer",
-        f"{PACKAGE}.presence_penalty:BatchedPresencePenalizer",
-        f"{PACKAGE}.repetition_penalty:BatchedRepetitionPenalizer",
-        f"{PACKAGE}.min_new_tokens:BatchedMinNewTokensPenalizer",
+        Reliance(
+            f"{SAMPLING}.from_schedule_batch",
+            OURS,
+            "makes the penalisers of a prefill, with the batch's requests as they are admitted",
+        ),
+        Reliance(
+            f"{SAMPLING}.update_penalties",
+            OURS,
+            "hands what they hold to the sampler, before each step",
+        ),
+        Reliance(
+            f"{BATCH}.cumulate_penalty_output_tokens",
+            OURS,
+            "one token for each request, the last that was processed",
+        ),
+        Reliance(
+            f"{BATCH}.prepare_for_decode",
+            OURS,
+            "that comes before the sequences grow by the token of this step",
+        ),
+        Reliance(
+            f"{PACKAGE}.orchestrator:_BatchedPenalizer",
+            OURS,
+            "prepared for a batch in which somebody needs it; rows are filtered and merged",
+        ),
+        *(
+            Reliance(
+                f"{PACKAGE}.{module}:{name}",
+                OURS,
+                "what a token does to its row, and in which tensor",
+            )
+            for module, name in (
+                ("frequency_penalty", "BatchedFrequencyPenalizer"),
+                ("presence_penalty", "BatchedPresencePenalizer"),
+                ("repetition_penalty", "BatchedRepetitionPenalizer"),
+                ("min_new_tokens", "BatchedMinNewTokensPenalizer"),
+            )
+        ),
     ),
     apply=apply,
     in_effect=in_effect,

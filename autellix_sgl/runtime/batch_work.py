@@ -13,7 +13,7 @@ def work_of(batch: ScheduleBatch) -> StepWork:
         decoding = batch.decoding_reqs or []
         is_decoding = {id(req) for req in decoding}
         prefills = tuple(
-            (req.rid, req.extend_range.length) for req in batch.reqs if id(req) not in is_decoding
+            (req.rid, req.extend_len) for req in batch.reqs if id(req) not in is_decoding
         )
     else:
         decoding = batch.reqs

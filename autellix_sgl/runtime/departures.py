@@ -80,9 +80,9 @@ class Departures:
             scheduler._release_aborted_request(req)
             scheduler.beam_coordinator.retire_group(req)
             answer = AbortReq(rid=req.rid, finished_reason=reason)
-            scheduler.ipc_channels.send_to_tokenizer.send_output(answer, req)
+            scheduler.send_abort_output(answer, req)
         if req.kv.holds_mamba:
-            release_kv_cache(req, scheduler.tree_cache, is_insert=False)
+            release_kv_cache(req, scheduler.tree_cache, checkpoint=False)
         self._waiting.remove(req)
 
 

@@ -11,8 +11,7 @@ the core and counted. Where SGLang's own strict checks are on, as in the tests, 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from autellix_sgl.core import CallScheduler, CallStamp
@@ -50,26 +49,14 @@ class CallLedger:
         self._recomputation = recomputation
         self._strict = strict
         self._requests: dict[str, Req] = {}
-        self._arriving: tuple[str, CallStamp | None] = ("", None)
         # Running calls that the latest audit did not find in any batch.
         self._missing: set[str] = set()
 
     # -- stamps ---------------------------------------------------------------------------------
 
-    @contextmanager
-    def arriving(self, rid: str, stamp: CallStamp | None) -> Iterator[None]:
-        """A request with that id and stamp is being taken in."""
-        self._arriving = (rid, stamp)
-        try:
-            yield
-        finally:
-            self._arriving = ("", None)
-
-    def tag(self, request: Req) -> None:
-        """Keep the stamp of the request that is being taken in; it may be queued much later."""
-        rid, stamp = self._arriving
-        if request.rid == rid and not hasattr(request, STAMP_ATTRIBUTE):
-            setattr(request, STAMP_ATTRIBUTE, stamp)
+    def tag(self, request: Req, stamp: CallStamp) -> None:
+        """The request has just been made; it may be queued much later, or never."""
+        setattr(request, STAMP_ATTRIBUTE, stamp)
 
     def stamp_of(self, request: Req) -> CallStamp:
         """One without a stamp (health check, embedding) is a program of one call."""
@@ -86,7 +73,6 @@ class CallLedger:
 
     def queued(self, request: Req) -> None:
         """The request begins to wait: it arrives, or it comes back from the batch."""
-        self.tag(request)
         rid = request.rid
         if request in self:
             if self._calls.call(rid).waiting:
@@ -107,7 +93,7 @@ class CallLedger:
             return
         if self.has_run(request):
             _leave_out_last_wait(request)
-        self._calls.admit(request.rid, request.seqlen, len(request.prefix_indices))
+        self._calls.admit(request.rid, request.seqlen, request.prefix_len)
         self._recomputation.came_back(request)
 
     def left(self, request: Req) -> None:

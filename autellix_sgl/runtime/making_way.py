@@ -28,11 +28,13 @@ class MakingWay:
     """Takes running calls of *scheduler* out of its batch. It does not queue them again.
 
     ``memory_is_short``: the last admission had slots left and no room in the KV pool.
+    ``was_full``: the last admission left the batch full.
     """
 
     def __init__(self, scheduler: ProgramScheduler) -> None:
         self._scheduler = scheduler
         self.memory_is_short = False
+        self.was_full = False
 
     # -- the preemption pass --------------------------------------------------------------------
 
@@ -44,7 +46,13 @@ class MakingWay:
         calls, counters = self._scheduler.calls, self._scheduler.counters
         counters.promotions += len(calls.promote_starving())
         best = calls.first_waiting_key()
-        if best is None or not calls.pass_due or not calls.policy.uses_levels:
+        if not calls.policy.uses_levels:
+            return []
+        if best is None or not calls.pass_due:
+            if self.was_full and running_batch.reqs:
+                # Upstream looks again as soon as a call has finished. The next pass does: calls
+                # that take the slots together hold the others up once.
+                running_batch.batch_is_full = True
             return []
         calls.begin_pass()
         with counters.time_pass():
@@ -186,13 +194,11 @@ class MakingWay:
         made no room. The ones after it do not leave theirs in the tree: that frees it at once.
         """
         scheduler = self._scheduler
-        before = len(batch.reqs)
-        batch.filter_batch()
-        if len(batch.reqs) < before and not scheduler.calls.policy.uses_levels:
-            # Upstream, which looks next, will not see that somebody has finished. Where there are
-            # passes, the next one does: calls that take the slots together hold the others up once.
-            batch.batch_is_full = False
         victims: list[Req] = []
+        if scheduler._reqs_finishing_inflight(batch):
+            # Upstream leaves them out of the step, and if the others do not fit, waits a step for
+            # what they have.
+            return victims
         keep = True
         while len(batch.reqs) > 1 and not batch.check_decode_mem():
             candidates = [r for r in batch.reqs if r in scheduler.ledger and can_be_preempted(r)]
@@ -209,6 +215,7 @@ class MakingWay:
                 NewTokenRatioTracker.estimate_new_token_ratio_after_retract(batch.reqs)
             )
             scheduler.counters.retractions += len(victims)
+            self.was_full = False
         return victims
 
     def _take_out(self, batch: ScheduleBatch, victims: list[Req], *, keep: bool = True) -> None:

@@ -44,7 +44,7 @@ class OutputPenalties(BatchedPenalizerOrchestrator):  # type: ignore[misc]
             # Only as far as this step computes: of a long request, the chunks before the last
             # sample nothing that is kept.
             tokens = _between(
-                req, len(req.origin_input_ids) - self._behind, req.extend_range.end - self._behind
+                req, len(req.origin_input_ids) - self._behind, req.extend_end - self._behind
             )
             if tokens:
                 self._fill(row, self._on_device(tokens))

@@ -59,17 +59,17 @@ def steps_left(request: Req) -> int:
 def release(request: Req, tree_cache: BasePrefixCache, *, keep: bool = True) -> None:
     """Give the request's row back; with *keep* what it computed becomes evictable tree nodes.
 
-    Upstream's own retraction drops what was generated (``is_insert=False``); keeping it is what
+    Upstream's own retraction drops what was generated (``checkpoint=False``); keeping it is what
     makes a preemption cost one short re-prefill. The request is marked retracted, so a result in
     flight under overlap is skipped and its token is sampled again.
 
     With recurrent layers (Mamba, GDN) nothing is kept but what the tree has already. The tree would
-    take the request's state as that of a finished one, which it is not: upstream's own retraction
-    never does so, and later versions forbid it, since the slot leaks. Such a request comes back to
-    the state that its prompt has left in the tree, and computes its output again in one prefill.
+    take the request's state as that of a finished one, which it is not, and the slot would leak:
+    upstream asserts against it. Such a request comes back to the state that its prompt has left in
+    the tree, and computes its output again in one prefill.
     """
     with _without_backup(tree_cache):
-        release_kv_cache(request, tree_cache, is_insert=keep and not tree_cache.supports_mamba())
+        release_kv_cache(request, tree_cache, checkpoint=keep and not tree_cache.supports_mamba())
     request.reset_for_retract()
 
 

@@ -58,10 +58,9 @@ def activate_scheduler(program_args: ProgramArgs, scheduler_class: type[Any]) ->
     if uses_cpu_engine():
         from autellix_sgl.runtime import cpu
         from autellix_sgl.runtime.cpu.install import HOOKS
-        from autellix_sgl.runtime.cpu.paged_allocation import KERNELS
 
         cpu.install()
-        values |= {"cpu_paged_allocator": KERNELS, **HOOKS}
+        values |= HOOKS
     report = activate("scheduler", values)
 
 

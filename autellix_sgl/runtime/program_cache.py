@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from sglang.srt.managers.schedule_batch import Req
-from sglang.srt.mem_cache.base_prefix_cache import InsertParams, InsertResult
+from sglang.srt.mem_cache.base_prefix_cache import TreeLock
 from sglang.srt.mem_cache.evict_policy import EvictionStrategy
 from sglang.srt.mem_cache.registry import (
     TreeCacheBuildContext,
@@ -36,7 +36,7 @@ from autellix_sgl.errors import ConfigError
 # On SGLang's tree node: who used it last.
 USE_ATTRIBUTE = "autellix_use"
 
-# A node that no finished call of a program has left, such as what an abort leaves behind.
+# A node that nobody is known to have used.
 UNKNOWN_WORTH = (LIVE, float("-inf"))
 
 
@@ -86,12 +86,9 @@ class ProgramTreeCore(UnifiedTreeCore):  # type: ignore[misc]
 
 
 class ProgramRadixCache(UnifiedRadixCache):  # type: ignore[misc]
-    """SGLang's cache, which notes whose context it is that a request leaves behind."""
+    """SGLang's cache, which notes whose context it is that a request puts into it."""
 
-    def __init__(self, params: Any) -> None:
-        self._calls: CallScheduler | None = None
-        self._leaf: int | None = None
-        super().__init__(params)
+    _calls: CallScheduler | None = None
 
     def attach(self, calls: CallScheduler, stamp_of: Callable[[Req], CallStamp]) -> None:
         """From now on *calls* says what contexts are worth."""
@@ -99,20 +96,14 @@ class ProgramRadixCache(UnifiedRadixCache):  # type: ignore[misc]
         self._stamp_of = stamp_of
         self.tree_core.eviction_strategy.calls = calls
 
-    def insert(self, params: InsertParams) -> InsertResult:
-        result = super().insert(params)
-        if self._leaf is None:
-            # Of a request's insertions the first is of all it has.
-            self._leaf = result.last_device_node
-        return result
-
-    def insert_req(self, req: Req, *, up_to: int, **kwargs: Any) -> None:
-        self._leaf = None
-        super().insert_req(req, up_to=up_to, **kwargs)
-        if self._leaf is not None and self._calls is not None:
+    def checkpoint_into_tree(self, req: Req, *, up_to: int, **kwargs: Any) -> None:
+        super().checkpoint_into_tree(req, up_to=up_to, **kwargs)
+        # The request's lock has moved to the node that what it has ends in.
+        lock: TreeLock | None = req.lock
+        if lock is not None and self._calls is not None:
             stamp = self._stamp_of(req)
             use = NodeUse(stamp.program, stamp.thread, self._calls.clock_ms)
-            self.tree_core.used(self._leaf, use)
+            self.tree_core.used(lock.node, use)
 
 
 def register() -> None:

@@ -27,7 +27,7 @@ class Recomputation:
 
     def came_back(self, req: Req) -> None:
         """The request was admitted: what of it does the tree not hold any more?"""
-        lost = self._computed.pop(req.rid, 0) - len(req.prefix_indices)
+        lost = self._computed.pop(req.rid, 0) - req.prefix_len
         if lost > 0:
             self._lost[req.rid] = self._lost.get(req.rid, 0) + lost
             self._counters.recomputed_tokens += lost

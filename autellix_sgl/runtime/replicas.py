@@ -54,6 +54,7 @@ class Replicas:
         self._processes: dict[int, list[int]] = {}
         self._addresses: dict[int, str] = {}
         self._readers: list[asyncio.Task[None]] = []
+        self._health_checks = 0
 
     # -- calls ------------------------------------------------------------------------------------
 
@@ -66,6 +67,12 @@ class Replicas:
             max_output_tokens=request.sampling_params.max_new_tokens,
             replica=request.routed_dp_rank,
         )
+
+    def place_health_check(self, request: Any) -> None:
+        """To each of the replicas in turn; SGLang's controller would not pass over the dead."""
+        live = self.placer.loads.live
+        self._health_checks += 1
+        request.routed_dp_rank = live[self._health_checks % len(live)]
 
     def leave(self, meta_info: dict[str, Any], *, aborted: bool) -> None:
         """A call has left its scheduler, with the last *meta_info* of its response."""
@@ -157,7 +164,7 @@ class Replicas:
     def _expect_fewer_answers(self) -> None:
         """Control requests, those that wait too, are complete with an answer of each that is left.
 
-        And SGLang's own round robin, which has the health checks, passes over the dead.
+        And SGLang's own round robin, which has what is not placed, passes over the dead.
         """
         manager = self._manager
         manager.update_active_ranks(ActiveRanksOutput(status=list(self.placer.loads.alive)))

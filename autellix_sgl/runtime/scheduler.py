@@ -6,7 +6,7 @@
                            would retract by output length and drop it
     run_batch              charge the step
     process_batch_result   forget the calls that finished
-    set/get_internal_state the cost model comes in, samples and status go out
+    init_internal_state    the cost model comes in, samples and status go out
 
 Upstream admits, allocates, prefills, decodes and streams as ever. Nothing here reads a clock to
 decide: all tensor-parallel ranks see the same messages and batches, so they decide alike.
@@ -21,16 +21,10 @@ from typing import Any, TypeVar
 
 import torch
 from sglang.srt.environ import envs
-from sglang.srt.managers.io_struct import (
-    AbortReq,
-    GetInternalStateReq,
-    GetInternalStateReqOutput,
-    SetInternalStateReq,
-    SetInternalStateReqOutput,
-    TokenizedGenerateReqInput,
-)
+from sglang.srt.managers.io_struct import AbortReq, TokenizedGenerateReqInput
 from sglang.srt.managers.schedule_batch import NextBatchPlan, Req, ScheduleBatch
 from sglang.srt.managers.scheduler import Scheduler
+from sglang.srt.managers.scheduler_components.internal_state import SchedulerInternalStateController
 from sglang.srt.managers.scheduler_components.output_streamer import SchedulerOutputStreamer
 from sglang.srt.runtime_context import get_parallel, get_serving
 from sglang.srt.server_args import PortArgs, ServerArgs
@@ -56,16 +50,13 @@ from autellix_sgl.runtime.program_cache import ProgramRadixCache
 from autellix_sgl.runtime.recomputation import Recomputation
 from autellix_sgl.runtime.schedule_policy import LevelSchedulePolicy
 from autellix_sgl.runtime.scheduler_counters import SchedulerCounters
-from autellix_sgl.runtime.scheduler_state import explained, program_state
+from autellix_sgl.runtime.scheduler_state import ProgramStateController
 from autellix_sgl.runtime.step_clock import StepClock
 from autellix_sgl.runtime.waiting import AdmissionWindow, WaitingCalls
 from autellix_sgl.runtime.wire import (
-    CALLS_KEY,
     CallReport,
-    ExplainCallsReq,
     ProgramGenerateReqInput,
     ProgramsOver,
-    cost_model_in,
 )
 
 logger = logging.getLogger(__name__)
@@ -82,6 +73,8 @@ STEPS_BETWEEN_AUDITS = 1024
 
 class ProgramScheduler(Scheduler):  # type: ignore[misc]
     """One replica's scheduler; see the module docstring."""
+
+    internal_state: SchedulerInternalStateController
 
     def __init__(
         self,
@@ -187,16 +180,13 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
 
     # -- arrival and departure ------------------------------------------------------------------
 
-    def handle_generate_request(
-        self, recv_req: TokenizedGenerateReqInput, *, mm_input_error: str | None = None
-    ) -> None:
-        tagged = isinstance(recv_req, ProgramGenerateReqInput)
-        stamp = recv_req.program.stamp() if tagged else None
-        with self.ledger.arriving(recv_req.rid, stamp):
-            super().handle_generate_request(recv_req, mm_input_error=mm_input_error)
-            # It is queued by now, unless its grammar has to be compiled first.
-            for req in self.grammar_manager.grammar_queue[-1:]:
-                self.ledger.tag(req)
+    def _create_generation_req(
+        self, recv_req: TokenizedGenerateReqInput, *args: Any, **kwargs: Any
+    ) -> Req:
+        req = super()._create_generation_req(recv_req, *args, **kwargs)
+        if isinstance(recv_req, ProgramGenerateReqInput):
+            self.ledger.tag(req, recv_req.program.stamp())
+        return req
 
     def _add_request_to_queue(self, req: Req, is_retracted: bool = False) -> None:
         arrives = req not in self.ledger
@@ -281,9 +271,9 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
             admitted = [req for req in window.drawn if id(req) not in still_waiting]
         for req in admitted:
             self.waiting.admit(req)
+        self.making_way.was_full = full = plan.running_batch.batch_is_full
         if looks or not len(left):
             # A slot that is free while the batch still counts as full waits for the next pass.
-            full = plan.running_batch.batch_is_full
             memory_is_short = len(left) > 0 and free_slots > len(admitted) and full
             self.making_way.memory_is_short = memory_is_short
             self.calls.short_of(Reason.MEMORY if memory_is_short else Reason.SLOTS)
@@ -305,18 +295,19 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
 
     # -- memory pressure ------------------------------------------------------------------------
 
-    def update_running_batch(self, batch: ScheduleBatch) -> ScheduleBatch:
+    def update_running_batch(self, batch: ScheduleBatch) -> ScheduleBatch | None:
         victims = self.making_way.make_room(batch)
         before = list(batch.reqs)
-        batch = super().update_running_batch(batch)
+        decoding: ScheduleBatch | None = super().update_running_batch(batch)
         for req in victims:
             self._put_back(req)
         staying = {id(req) for req in batch.reqs}
         for req in before:
-            # Upstream aborts a request that cannot fit even alone, without a result for it.
-            if id(req) not in staying and req.to_finish is not None:
+            # Upstream aborts a request that cannot fit even alone, without a result for it. One
+            # that leaves because the result in flight ends it still has its KV.
+            if id(req) not in staying and req.to_finish is not None and not req.kv.holds_kv:
                 self.ledger.left(req)
-        return batch
+        return decoding
 
     # -- service --------------------------------------------------------------------------------
 
@@ -374,21 +365,10 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
             logger.exception("Replica %d has failed; its process ends.", self.replica)
             os._exit(1)
 
-    def set_internal_state(self, recv_req: SetInternalStateReq) -> SetInternalStateReqOutput:
-        cost_model = cost_model_in(recv_req)
-        if cost_model is None:
-            return super().set_internal_state(recv_req)
-        self.calls.use_cost_model(cost_model)
-        self.step_clock.forget()
-        logger.info("Cost model: %s", self.calls.cost_model)
-        return SetInternalStateReqOutput(updated=True)
+    def init_internal_state(self) -> None:
+        super().init_internal_state()
+        self.internal_state = ProgramStateController(self, self.internal_state.record_step_time)
 
-    def get_internal_state(self, recv_req: GetInternalStateReq) -> GetInternalStateReqOutput:
-        if isinstance(recv_req, ExplainCallsReq):
-            answer = {CALLS_KEY: explained(self.calls, recv_req.calls)}
-            return GetInternalStateReqOutput(internal_state=answer)
-        # A control request reaches every rank in the same turn of its loop.
-        digests = self._gather(self.digest.value)
-        output = super().get_internal_state(recv_req)
-        output.internal_state["program"] = {**program_state(self), "digests": digests}
-        return output
+    def digests(self) -> list[str]:
+        """Every rank's hash of its decisions; a control request reaches all in the same turn."""
+        return self._gather(self.digest.value)

@@ -1,17 +1,54 @@
-"""What a scheduler tells of itself on request; JSON-ready."""
+"""What a scheduler tells of itself on request, JSON-ready, and what it can be told."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from sglang.srt.managers.io_struct import (
+    GetInternalStateReq,
+    GetInternalStateReqOutput,
+    SetInternalStateReq,
+    SetInternalStateReqOutput,
+)
+from sglang.srt.managers.scheduler_components.internal_state import SchedulerInternalStateController
+
 from autellix_sgl.core import CallScheduler
+from autellix_sgl.runtime.wire import CALLS_KEY, ExplainCallsReq, cost_model_in
 
 if TYPE_CHECKING:
     from autellix_sgl.runtime.scheduler import ProgramScheduler
 
+logger = logging.getLogger(__name__)
+
 # Of the tenants that have shares, those that are shown.
 STANDINGS_SHOWN = 100
+
+
+class ProgramStateController(SchedulerInternalStateController):  # type: ignore[misc]
+    """SGLang's, plus the program's state on the way out and the cost model on the way in."""
+
+    scheduler: ProgramScheduler
+
+    def get_internal_state(self, recv_req: GetInternalStateReq) -> GetInternalStateReqOutput:
+        scheduler = self.scheduler
+        if isinstance(recv_req, ExplainCallsReq):
+            answer = {CALLS_KEY: explained(scheduler.calls, recv_req.calls)}
+            return GetInternalStateReqOutput(internal_state=answer)
+        digests = scheduler.digests()
+        output = super().get_internal_state(recv_req)
+        output.internal_state["program"] = {**program_state(scheduler), "digests": digests}
+        return output
+
+    def set_internal_state(self, recv_req: SetInternalStateReq) -> SetInternalStateReqOutput:
+        cost_model = cost_model_in(recv_req)
+        if cost_model is None:
+            return super().set_internal_state(recv_req)
+        self.scheduler.calls.use_cost_model(cost_model)
+        self.scheduler.step_clock.forget()
+        logger.info("Cost model: %s", self.scheduler.calls.cost_model)
+        return SetInternalStateReqOutput(updated=True)
 
 
 def program_state(scheduler: ProgramScheduler) -> dict[str, Any]:

@@ -65,8 +65,8 @@ REFUSALS = (
         "preemption with draft tokens in flight is not supported yet",
     ),
     Refusal(
-        "--enable-dp-attention",
-        lambda c: c.enable_dp_attention,
+        "--attn-dp-size",
+        lambda c: c.attn_dp_size > 1,
         "preemption under data-parallel attention is not supported yet",
     ),
     Refusal(

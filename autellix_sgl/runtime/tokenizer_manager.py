@@ -108,7 +108,7 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
 
     def _make_replicas(self) -> Replicas | None:
         """The placement of calls on replicas, None if there is one replica or SGLang places."""
-        count = get_parallel().dp_size
+        count = get_parallel().num_dp_ranks
         policy = self.program_args.placement
         if policy is None or count == 1:
             return None
@@ -184,6 +184,8 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
     ) -> None:
         rid = tokenized_obj.rid
         if not _is_charged(tokenized_obj):
+            if self.replicas is not None and rid.startswith(HEALTH_CHECK_RID_PREFIX):
+                self.replicas.place_health_check(tokenized_obj)
             await super()._send_one_request(tokenized_obj)
             return
         request = request_of(self.rid_to_state[rid].obj).named(rid)

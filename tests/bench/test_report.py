@@ -18,7 +18,7 @@ MACHINE = {
     "processor": "a processor",
     "cores": 2,
     "memory_gib": 8.0,
-    "versions": {"sglang": "0.5.21"},
+    "versions": {"sglang": "0.5.23"},
     "commit": "abc1234",
 }
 

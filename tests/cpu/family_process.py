@@ -89,9 +89,7 @@ def _runner(folder: Path, flags: list[str]) -> Any:
     from sglang.srt.server_args import PortArgs
 
     from autellix_sgl.launch_server import parse_server_args
-    from autellix_sgl.patches import cpu_paged_allocator
     from autellix_sgl.runtime import cpu
-    from autellix_sgl.runtime.cpu.paged_allocation import KERNELS
 
     class RandomScheduler(Scheduler):  # type: ignore[misc]
         def init_memory_pools(self) -> None:
@@ -102,7 +100,6 @@ def _runner(folder: Path, flags: list[str]) -> Any:
     # Some models compile small functions, which takes longer than all that is looked at here.
     torch._dynamo.config.disable = True
     cpu.install()
-    cpu_paged_allocator.PATCH.apply(KERNELS)
     server_args = parse_server_args(["--model-path", str(folder), *flags])
     ranks = SpawnRanks(world_rank=0, dp_rank=None, gpu_id=0)
     publish(server_args, role="scheduler", ranks=ranks)

@@ -222,20 +222,26 @@ def test_without_a_compiler(
 
 
 def test_install_registers_once() -> None:
-    """Installing twice adds one choice and wraps each upstream function once."""
+    """Installing twice adds one choice and wraps the upstream function once."""
     from sglang.srt.arg_groups.choices import ATTENTION_BACKEND_CHOICES
     from sglang.srt.layers.attention.attention_registry import ATTENTION_BACKENDS
     from sglang.srt.mem_cache import allocation
-    from sglang.srt.utils import common
 
     install()
-    hooked = common.support_triton
+    hooked = allocation.get_last_loc
     install()
     assert ATTENTION_BACKEND_CHOICES.count(BACKEND_NAME) == 1
     assert BACKEND_NAME in ATTENTION_BACKENDS
-    assert common.support_triton is hooked is allocation.support_triton
-    assert not common.support_triton(BACKEND_NAME)
-    assert common.support_triton("triton")
+    assert allocation.get_last_loc is hooked
+
+
+def test_upstream_hands_no_tensor_of_a_cpu_to_triton() -> None:
+    """Whatever the backend's name: what page sizes above one and writing the KV table rely on."""
+    from sglang.srt.mem_cache import allocation
+    from sglang.srt.platforms import current_platform
+
+    assert not current_platform.capabilities.supports_triton
+    assert not allocation.support_triton(BACKEND_NAME)
 
 
 def test_import_has_no_side_effect() -> None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import openai
 import pytest
+from tokenizers import Tokenizer
 
 from autellix_sgl.default_model import SERVED_NAME
 from tests.engine.harness import Server, running_server
@@ -50,3 +56,16 @@ def test_computed_tokens_are_charged_and_cached_ones_are_not(server: Server) -> 
     warm = server.generate(body)["meta_info"]["program"]
     assert warm["cached_tokens"] > 500
     assert warm["service_ms"] < cold["service_ms"] / 2
+
+
+def test_the_weights_are_converted_by_the_transformers_that_are_installed(tmp_path: Path) -> None:
+    """Anew, whatever an earlier version has left: plain weights, and numbers read by digits."""
+    subprocess.run(
+        [sys.executable, "-m", "autellix_sgl.default_model"],
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
+        check=True,
+    )
+    [config] = tmp_path.glob("*/*/config.json")
+    assert "quantization_config" not in json.loads(config.read_text())
+    tokenizer = Tokenizer.from_file(str(config.with_name("tokenizer.json")))
+    assert tokenizer.encode("1234").tokens == ["1", "2", "3", "4"]

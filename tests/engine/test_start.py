@@ -59,7 +59,7 @@ def test_an_unknown_sglang_stops_the_start(tiny_model: Path, tmp_path: Path) -> 
     script = (
         "import sys\n"
         "from autellix_sgl.patches import fingerprint\n"
-        "target = 'sglang.srt.managers.scheduler:Scheduler.run_batch'\n"
+        "target = 'sglang.srt.managers.scheduler:Scheduler.get_next_batch_to_run'\n"
         "expected = {**fingerprint.recorded(), target: 'something else'}\n"
         "fingerprint.recorded = lambda: expected\n"
         "from autellix_sgl.launch_server import main\n"
@@ -74,7 +74,7 @@ def test_an_unknown_sglang_stops_the_start(tiny_model: Path, tmp_path: Path) -> 
     )
     assert result.returncode == 1
     last = result.stderr.strip().splitlines()[-1]
-    for part in ("scheduler_class", "Scheduler.run_batch", "0.5.21"):
+    for part in ("scheduler_class", "Scheduler.get_next_batch_to_run", "0.5.23"):
         assert part in last
 
 

@@ -30,7 +30,7 @@ class Request:
     rid: str
     seqlen: int = 10
     origin_input_ids: list[int] = field(default_factory=lambda: [1, 2, 3])
-    prefix_indices: list[int] = field(default_factory=list)
+    prefix_len: int = 0
     kv: Kv = field(default_factory=Kv)
     time_stats: TimeStats = field(default_factory=TimeStats)
 

@@ -27,9 +27,9 @@ def test_a_finished_request_that_is_seen_again_does_not_take_its_namesake_along(
 def test_a_request_that_never_was_a_call_leaves_without_a_trace() -> None:
     """Refused before it was queued: nothing is kept of it, its stamp neither."""
     house = House()
-    with house.ledger.arriving("refused", CallStamp(program="p")):
-        pass
-    house.ledger.left(Request("refused"))
+    refused = Request("refused")
+    house.ledger.tag(refused, CallStamp(program="p"))
+    house.ledger.left(refused)
     later = Request("refused")
     house.waiting.append(later)
     assert house.ledger.stamp_of(later).program == "refused"
@@ -37,13 +37,12 @@ def test_a_request_that_never_was_a_call_leaves_without_a_trace() -> None:
 
 
 def test_a_stamp_waits_with_a_request_whose_grammar_is_compiled() -> None:
-    """It is tagged when it is taken in, and queued when others have come and gone."""
+    """It is tagged when it is made, and queued when others have come and gone."""
     house = House()
     slow, other = Request("slow"), Request("other")
-    with house.ledger.arriving("slow", CallStamp(program="mine", priority_ms=5.0)):
-        house.ledger.tag(slow)
-    with house.ledger.arriving("other", CallStamp(program="its")):
-        house.waiting.append(other)
+    house.ledger.tag(slow, CallStamp(program="mine", priority_ms=5.0))
+    house.ledger.tag(other, CallStamp(program="its"))
+    house.waiting.append(other)
     house.waiting.append(slow)
     assert house.ledger.stamp_of(slow).program == "mine"
     assert house.calls.call("slow").level == 1

@@ -34,8 +34,8 @@ class Tree:
     def supports_mamba(self) -> bool:
         return False
 
-    def release(self, request: Any, *, is_insert: bool) -> None:
-        if not is_insert:
+    def release(self, request: Any, *, checkpoint: bool) -> None:
+        if not checkpoint:
             self.free += request.seqlen
             self.dropped += 1
         elif self.always_locks or (self.backs_up and self.write_through_threshold <= 1):
@@ -77,8 +77,8 @@ def pressed(
         request.seqlen = 100
         house.waiting.admit(request)
 
-    def release_kv_cache(request: Request, cache: Tree, is_insert: bool) -> None:
-        cache.release(request, is_insert=is_insert)
+    def release_kv_cache(request: Request, cache: Tree, *, checkpoint: bool) -> None:
+        cache.release(request, checkpoint=checkpoint)
 
     monkeypatch.setattr(preemption, "release_kv_cache", release_kv_cache)
     monkeypatch.setattr(Request, "reset_for_retract", lambda _: None, raising=False)
@@ -104,6 +104,7 @@ def pressed(
         enable_hierarchical_cache=host_tier,
         schedule_stream=Stream(),
         forward_stream=object(),
+        _reqs_finishing_inflight=lambda _: [],
     )
     batch: Any = Batch(list(requests), tree, needs)
     making: Any = MakingWay(scheduler)  # type: ignore[arg-type]
@@ -158,3 +159,25 @@ def test_the_threshold_is_put_back_when_a_release_fails(monkeypatch: pytest.Monk
     with pytest.raises(RuntimeError, match="no"):
         preemption.release(request, tree)
     assert tree.write_through_threshold == 1
+
+
+def test_nobody_makes_room_that_a_result_in_flight_will_make(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Upstream waits a step for it; a victim would be taken out for nothing."""
+    making, batch, scheduler = pressed(monkeypatch, Tree(), calls=3, needs=150)
+    scheduler._reqs_finishing_inflight = lambda running: running.reqs[:1]
+    assert making.make_room(batch) == []
+    assert len(batch.reqs) == 3
+
+
+@pytest.mark.parametrize(("running", "stays_full"), [(2, True), (0, False)])
+def test_a_full_batch_is_looked_at_again_at_the_next_pass(
+    running: int, stays_full: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not when upstream has seen a call finish; an empty one at once."""
+    making, batch, _ = pressed(monkeypatch, Tree(), calls=running, needs=0)
+    making.was_full = True
+    batch.batch_is_full = False
+    assert making.consider(batch) == []
+    assert batch.batch_is_full is stays_full

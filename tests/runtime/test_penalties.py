@@ -14,7 +14,6 @@ import autellix_sgl.runtime  # noqa: F401 (prepares the process for sglang)
 from autellix_sgl.runtime.penalties import OutputPenalties
 
 # isort: split
-from sglang.srt.managers.schedule_batch import Range
 from sglang.srt.sampling import penaltylib
 from sglang.srt.sampling.penaltylib.orchestrator import BatchedPenalizerOrchestrator
 from sglang.srt.sampling.sampling_params import SamplingParams
@@ -44,7 +43,7 @@ class Request:
         self.sampling_params = params
         self.eos_token_ids: set[int] = set()
         self.tokenizer = TOKENIZER
-        self.extend_range: Range | None = None
+        self.extend_end = 0
 
     @property
     def seqlen(self) -> int:
@@ -61,7 +60,7 @@ class Batch:
         self.model_config = SimpleNamespace(is_encoder_decoder=False)
         for request in requests:
             request.sampled = len(request.output_ids)
-            request.extend_range = Range(0, request.seqlen)
+            request.extend_end = request.seqlen
         self.seq_lens_cpu = torch.tensor([r.seqlen for r in requests], dtype=torch.int64)
         self.encoder_lens_cpu: list[int] = []
         self.penalties = kind(VOCABULARY, self, KINDS)
@@ -226,7 +225,7 @@ def test_a_chunk_of_a_long_request_is_filled_as_far_as_it_goes(
     request_.output_ids = array("q", request_.answer[:generated])
     batch = Batch([request_], overlap=False, kind=BatchedPenalizerOrchestrator)
     end = min(chunk, request_.seqlen)
-    request_.extend_range = Range(0, end)
+    request_.extend_end = end
     row = OutputPenalties(VOCABULARY, batch, KINDS)
     batch.penalties = row
     known = max(0, end - len(request_.origin_input_ids))

@@ -79,16 +79,15 @@ def test_what_cannot_be_resumed_is_left_alone(fields: dict[str, Any]) -> None:
 # computed. All of it is found or computed anew when the request is admitted again.
 TAKEN = {
     "retraction_count",
-    "prefix_indices",
+    "prefix_len",
     "routed_experts",
     "indexer_topk",
     "last_node",
     "kv_rotation_base",
     "num_matched_prefix_tokens",
-    "lock_receipt",
-    "swa_prefix_lock_released",
+    "lock",
     "swa_branching_seqlen",
-    "extend_range",
+    "extend_end",
     "dllm_initialized",
     "is_retracted",
     "retracted_stain",
@@ -139,7 +138,7 @@ def test_a_recurrent_state_is_not_left_in_the_tree(
     """Attention's KV is; a model with recurrent layers computes its output again."""
     released: list[bool] = []
     monkeypatch.setattr(
-        preemption, "release_kv_cache", lambda req, tree, *, is_insert: released.append(is_insert)
+        preemption, "release_kv_cache", lambda req, tree, *, checkpoint: released.append(checkpoint)
     )
     request = a_request()
     tree: Any = SimpleNamespace(supports_mamba=lambda: recurrent)
@@ -227,6 +226,7 @@ def position_sampled_at(length: int, mode: ForwardMode) -> list[int]:
 
     runner = SimpleNamespace(
         sampling_observer=None,
+        watermark_state=None,
         _preprocess_logits=lambda *_: None,
         sampler=sample,
         ngram_embedding_manager=SimpleNamespace(update_after_decode=lambda **_: None),

@@ -1,8 +1,8 @@
 """Make the backend known to SGLang.
 
-The registry and the list of choices are SGLang's own extension points. Two of its functions decide
-by a backend's *name* whether tensors may be handed to Triton, and know only upstream's names:
-``HOOKS`` holds what they must do for ours. Each hook takes the original as its first argument.
+The registry and the list of choices are SGLang's own extension points. One of its functions decides
+by a backend's *name* whether tensors may be handed to Triton, and knows only upstream's names:
+``HOOKS`` holds what it must do for ours. A hook takes the original as its first argument.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from autellix_sgl.patches import cpu_last_loc, cpu_support_triton
+from autellix_sgl.patches import cpu_last_loc
 
 BACKEND_NAME = "autellix_cpu"
 
@@ -35,19 +35,13 @@ def install() -> None:
     if BACKEND_NAME not in ATTENTION_BACKEND_CHOICES:
         add_attention_backend_choices([BACKEND_NAME])
     register_attention_backend(BACKEND_NAME)(_create)
-    for patch in (cpu_support_triton.PATCH, cpu_last_loc.PATCH):
-        patch.apply(HOOKS[patch.name])
+    cpu_last_loc.PATCH.apply(get_last_loc)
 
 
 def _create(runner: Any) -> Any:
     from autellix_sgl.runtime.cpu.attention import create_backend
 
     return create_backend(runner)
-
-
-def support_triton(original: Callable[[str], bool], backend: str) -> bool:
-    """Our backend's tensors are on the CPU, where Triton has no driver."""
-    return backend != BACKEND_NAME and original(backend)
 
 
 def get_last_loc(
@@ -63,7 +57,4 @@ def get_last_loc(
 
 
 # What each patch of that name puts around its target.
-HOOKS: dict[str, Callable[..., Any]] = {
-    cpu_support_triton.PATCH.name: support_triton,
-    cpu_last_loc.PATCH.name: get_last_loc,
-}
+HOOKS: dict[str, Callable[..., Any]] = {cpu_last_loc.PATCH.name: get_last_loc}
