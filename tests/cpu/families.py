@@ -252,7 +252,8 @@ EXPERTS_KERNEL = "inplace_fused_experts"
 UPSTREAM_CANNOT = (
     of("gpt-oss", "GptOssForCausalLM", "gpt_oss", **HEAD, **WINDOW, **LOCAL_EXPERTS,
        served=NOBODY, why="requires one of"),
-    of("Gemma 4", "Gemma4ForCausalLM", "gemma4_text", **GEMMA, served=NOBODY, why="only supports"),
+    of("Gemma 4", "Gemma4ForCausalLM", "gemma4_text", **GEMMA, served=NOBODY,
+       why="is a per-layer attribute"),
     of("EXAONE 4", "Exaone4ForCausalLM", "exaone4", **HEAD, **WINDOW, sliding_window_pattern=2,
        served=NOBODY, why="is required for"),
     of("Gemma 3n", "Gemma3nForCausalLM", "gemma3n_text", **GEMMA, served=NOBODY,
@@ -263,7 +264,7 @@ UPSTREAM_CANNOT = (
        shared_expert_intermediate_size=32, served=NOBODY, why=TRITON),
     of("Grok", "Grok1ForCausalLM", "grok-1", remote=True, **LOCAL_EXPERTS,
        attn_output_multiplier=0.1, output_multiplier_scale=0.5, embedding_multiplier_scale=8.0,
-       served=NOBODY, why=TRITON),
+       served=NOBODY, why="is not a registered model"),
     of("DeepSeek-MoE", "DeepseekForCausalLM", "deepseek", remote=True,
        **{**ROUTED_EXPERTS, "norm_topk_prob": False}, served=NOBODY, why=EXPERTS_KERNEL),
     of("MiniCPM3", "MiniCPM3ForCausalLM", "minicpm3", remote=True, **MINICPM, **LATENT,
@@ -281,10 +282,10 @@ UPSTREAM_CANNOT = (
        why="NotImplementedError"),
     of("Qwen3-Next", "Qwen3NextForCausalLM", "qwen3_next", **HEAD, **SPARSE,
        shared_expert_intermediate_size=32, full_attention_interval=2, served=NOBODY,
-       why="extra_buffer needs CUDA"),
+       why="extra_buffer requires platform support"),
     of("Falcon-H1", "FalconH1ForCausalLM", "falcon_h1", **HEAD, mamba_d_ssm=64, mamba_n_heads=4,
        mamba_d_head=16, mamba_n_groups=1, mamba_d_state=16, served=NOBODY,
-       why="extra_buffer needs CUDA"),
+       why="extra_buffer requires platform support"),
 )  # fmt: skip
 
 FAMILIES = (*SERVED, *FALLS_BACK, *UPSTREAM_CANNOT)

@@ -20,6 +20,12 @@ from autellix_sgl.runtime.cpu.rehearsal import TorchNative, largest_difference
 HEADS, SIZE, SLOTS, VOCABULARY = 2, 32, 64, 50
 
 
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One rank, as SGLang says it."""
+    monkeypatch.setattr(rehearsal, "get_parallel", lambda: SimpleNamespace(tp_size=1))
+
+
 class Model(nn.Module):
     """One norm and one attention layer, which *hidden* keeps out of the modules."""
 
@@ -76,7 +82,6 @@ def runner_of(model: Model, *, slots: int = SLOTS - 1) -> Any:
         is_generation=True,
         use_mla_backend=False,
         lora_manager=None,
-        tp_size=1,
         model_config=SimpleNamespace(vocab_size=VOCABULARY),
         spec_algorithm=SimpleNamespace(is_none=lambda: True),
         token_to_kv_pool=pool,
@@ -156,7 +161,8 @@ def test_ranks_agree(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
     runner = runner_of(Model())
-    runner.tp_size, runner.tp_group = 2, SimpleNamespace(cpu_group="ranks")
+    two = SimpleNamespace(tp_size=2, tp_group=SimpleNamespace(cpu_group="ranks"))
+    monkeypatch.setattr(rehearsal, "get_parallel", lambda: two)
     reason = rehearsal.rehearse(runner, TorchNative(runner), fused.Acceleration(), lambda *_: None)
     assert reason == "the second rank's"
 

@@ -23,6 +23,7 @@ from sglang.srt.model_executor.forward_batch_info import (
     ForwardMode,
 )
 from sglang.srt.model_executor.forward_context import ForwardContext, forward_context
+from sglang.srt.runtime_context import get_parallel
 from torch import Tensor
 
 from autellix_sgl.runtime.cpu.fused import Acceleration
@@ -79,7 +80,7 @@ def rehearse(
                     reason = _ours(stage, backend, theirs)
     except MODEL_ERRORS as error:
         reason = f"no rehearsal can be held ({_described(error)})"
-    return _agreed(runner, reason)
+    return _agreed(reason)
 
 
 def _stock(stage: Stage, backend: TorchNative, acceleration: Acceleration) -> Tensor | None:
@@ -273,12 +274,13 @@ def _without_logit_caps(layers: Iterable[RadixAttention]) -> Iterator[None]:
             layer.logit_cap = cap
 
 
-def _agreed(runner: ModelRunner, reason: str | None) -> str | None:
+def _agreed(reason: str | None) -> str | None:
     """The first rank's reason that has one: ranks on different backends would be no model."""
-    if runner.tp_size == 1:
+    parallel = get_parallel()
+    if parallel.tp_size == 1:
         return reason
-    reasons: list[str | None] = [None] * runner.tp_size
-    torch.distributed.all_gather_object(reasons, reason, group=runner.tp_group.cpu_group)
+    reasons: list[str | None] = [None] * parallel.tp_size
+    torch.distributed.all_gather_object(reasons, reason, group=parallel.tp_group.cpu_group)
     return next((said for said in reasons if said is not None), None)
 
 
