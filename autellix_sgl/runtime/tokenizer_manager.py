@@ -159,10 +159,6 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
             whole = request_of(obj).named(obj.rid[0])
             for index in range(len(obj.rid)):
                 setattr(obj[index], REQUEST_ATTRIBUTE, whole.for_prompt(index))
-            # Nor do they use the ids that they are given here; they get others when they are sent.
-            # After a stream these would stay, and a server that is told to stop wait for them.
-            for rid in obj.rid[obj.batch_size :]:
-                del self.rid_to_state[rid]
 
     def _validate_one_request(
         self, obj: GenerateReqInput | EmbeddingReqInput, input_ids: list[int] | None
