@@ -20,7 +20,14 @@ from autellix_sgl.core import (
     ProgramMemory,
     policy_named,
 )
-from autellix_sgl.core.program_memory import ADMISSIONS, EVICTIONS, LRU, OFF, VALUE, WORKING_SET
+from autellix_sgl.core.memory.program_memory import (
+    ADMISSIONS,
+    EVICTIONS,
+    LRU,
+    OFF,
+    VALUE,
+    WORKING_SET,
+)
 from autellix_sgl.errors import ConfigError
 
 STOCK = "none"

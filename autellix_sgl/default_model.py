@@ -72,7 +72,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
             f"converting the default model needs {', '.join(missing)}: "
             f"run `make setup`, or name a model with --model-path"
         )
-    from autellix_sgl.runtime import platform
+    from autellix_sgl.runtime.launch import platform
 
     platform.prepare()
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig

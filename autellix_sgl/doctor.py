@@ -117,7 +117,7 @@ def _check_sglang() -> Check:
 
 
 def _check_torch() -> Check:
-    from autellix_sgl.runtime.platform import uses_cpu_engine
+    from autellix_sgl.runtime.launch.platform import uses_cpu_engine
 
     found = _version_of("torch")
     if found is None:

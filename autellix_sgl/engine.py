@@ -9,7 +9,7 @@ from autellix_sgl.config import LOAD_BALANCE_FLAG, PLACEMENT_CHOICES, ProgramArg
 from autellix_sgl.errors import ConfigError
 from autellix_sgl.frontend.place import Place, current
 from autellix_sgl.frontend.programs import Program
-from autellix_sgl.runtime.engine import ProgramEngine
+from autellix_sgl.runtime.launch.engine import ProgramEngine
 from autellix_sgl.server_defaults import server_defaults
 
 PREFIX = "program_"

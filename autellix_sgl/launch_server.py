@@ -29,9 +29,9 @@ from autellix_sgl.config import (
     take_placement,
 )
 from autellix_sgl.errors import ActivationError, AutellixError, ConfigError
-from autellix_sgl.runtime.platform import uses_cpu_engine
-from autellix_sgl.runtime.shares import Shares
-from autellix_sgl.runtime.tenants import Tenants
+from autellix_sgl.runtime.http.tenants import Tenants
+from autellix_sgl.runtime.launch.platform import uses_cpu_engine
+from autellix_sgl.runtime.tokenizer.shares import Shares
 from autellix_sgl.server_defaults import flag_value, server_defaults
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def serve(argv: Sequence[str]) -> None:
 
     from autellix_sgl.runtime import cpu
     from autellix_sgl.runtime.cpu import threads
-    from autellix_sgl.runtime.server import launch
+    from autellix_sgl.runtime.launch.server import launch
 
     suppress_noisy_warnings()
     load_plugins()

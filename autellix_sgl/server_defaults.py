@@ -13,7 +13,7 @@ from pathlib import Path
 
 from autellix_sgl import default_model
 from autellix_sgl.runtime.cpu import BACKEND_NAME as CPU_ATTENTION_BACKEND
-from autellix_sgl.runtime.platform import uses_cpu_engine
+from autellix_sgl.runtime.launch.platform import uses_cpu_engine
 
 # Memory for KV: at most this share of what is free, and no more tokens than a CPU can make use of
 # (at 2,000 tokens a second, 32,768 are a quarter of a minute of prefill), since every start has to

@@ -21,9 +21,9 @@ from typing import Any
 from starlette.requests import Request
 
 from autellix_sgl.core import ProcessTable, policy_named
-from autellix_sgl.runtime.call_progress import REQUEST_ATTRIBUTE, ProgramRequest, Progress
+from autellix_sgl.runtime.http.identity_middleware import IdentityMiddleware
 from autellix_sgl.runtime.identity import IdentityReader
-from autellix_sgl.runtime.identity_middleware import IdentityMiddleware
+from autellix_sgl.runtime.tokenizer.call_progress import REQUEST_ATTRIBUTE, ProgramRequest, Progress
 from bench.report_file import add_output_argument, write_result
 
 LIMIT_US = 50.0

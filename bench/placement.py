@@ -13,7 +13,7 @@ import time
 from random import Random
 
 from autellix_sgl.core import PLACEMENTS, CostModel, ProcessTable, Program, policy_named
-from autellix_sgl.core.placement import Placer
+from autellix_sgl.core.placement.placement import Placer
 from bench.report_file import add_output_argument, write_result
 
 COST = CostModel(8.0, 0.08, 0.03, 0.00008)

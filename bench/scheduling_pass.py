@@ -186,8 +186,8 @@ def build_and_run(flags: list[str], repeats: int, tenants: int) -> list[dict[str
     from sglang.srt.server_args import PortArgs, prepare_server_args
 
     from autellix_sgl.config import ProgramArgs
-    from autellix_sgl.runtime.processes import activate_scheduler
-    from autellix_sgl.runtime.scheduler import ProgramScheduler
+    from autellix_sgl.runtime.launch.processes import activate_scheduler
+    from autellix_sgl.runtime.scheduler.scheduler import ProgramScheduler
 
     rows: list[dict[str, float]] = []
 

@@ -11,7 +11,7 @@ PACKAGE = "sglang.srt.sampling.penaltylib"
 NAME = "BatchedPenalizerOrchestrator"
 BATCH = "sglang.srt.managers.schedule_batch:ScheduleBatch"
 SAMPLING = "sglang.srt.sampling.sampling_batch_info:SamplingBatchInfo"
-OURS = "runtime/penalties.py"
+OURS = "runtime/scheduler/penalties.py"
 
 
 def apply(orchestrator_class: Any) -> None:

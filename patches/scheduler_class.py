@@ -16,12 +16,12 @@ RESULTS = "sglang.srt.managers.scheduler_components.batch_result_processor"
 STREAMER = "sglang.srt.managers.scheduler_components.output_streamer"
 TIMES = "sglang.srt.observability.req_time_stats"
 
-OURS = "runtime/scheduler.py"
-MAKING_WAY = "runtime/making_way.py"
-PREEMPTION = "runtime/preemption.py"
-WAITING = "runtime/waiting.py"
-LEDGER = "runtime/ledger.py"
-DEPARTURES = "runtime/departures.py"
+OURS = "runtime/scheduler/scheduler.py"
+MAKING_WAY = "runtime/scheduler/making_way.py"
+PREEMPTION = "runtime/scheduler/preemption.py"
+WAITING = "runtime/scheduler/waiting.py"
+LEDGER = "runtime/scheduler/ledger.py"
+DEPARTURES = "runtime/scheduler/departures.py"
 
 DEPENDS = (
     # -- the loop and the step
@@ -98,7 +98,7 @@ DEPENDS = (
     ),
     Reliance(
         f"{POLICY}:SchedulePolicy.calc_priority",
-        "runtime/schedule_policy.py",
+        "runtime/scheduler/schedule_policy.py",
         "the queue is sorted in place, so that sorting it by rank afterwards keeps the order "
         "among equals",
     ),
@@ -124,12 +124,12 @@ DEPENDS = (
     ),
     Reliance(
         f"{BUDGET}:SWAPrefillBudget",
-        f"{MAKING_WAY}, runtime/room.py",
+        f"{MAKING_WAY}, runtime/scheduler/room.py",
         "remaining_swa is that of the windows' pool, in which a request takes its window at most",
     ),
     Reliance(
         f"{COMMON}:match_kv_cache",
-        f"{MAKING_WAY}, {LEDGER}, runtime/recomputation.py",
+        f"{MAKING_WAY}, {LEDGER}, runtime/scheduler/recomputation.py",
         "prefix_len and num_matched_prefix_tokens say what the tree has of a request",
     ),
     # -- taking out
@@ -141,7 +141,7 @@ DEPENDS = (
     ),
     Reliance(
         "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache.checkpoint_into_tree",
-        f"{PREEMPTION}, runtime/program_cache.py",
+        f"{PREEMPTION}, runtime/scheduler/program_cache.py",
         "an unfinished request's KV becomes tree nodes up to its last computed token, and its "
         "lock moves to the node where they end",
     ),
@@ -196,7 +196,7 @@ DEPENDS = (
     # -- out
     Reliance(
         f"{STREAMER}:SchedulerOutputStreamer._stream_output_generation",
-        "runtime/output_streamer.py",
+        "runtime/scheduler/output_streamer.py",
         "one report for each request that is emitted, in their order; a finished one is emitted "
         "once",
     ),

@@ -8,11 +8,11 @@ MANAGER = "sglang.srt.managers.tokenizer_manager:TokenizerManager"
 CONTROLLER = "sglang.srt.managers.data_parallel_controller:DataParallelController"
 CACHE = "sglang.srt.mem_cache"
 
-OURS = "runtime/tokenizer_manager.py"
-ENDS = "runtime/call_ends.py"
-REPLICAS = "runtime/replicas.py"
-PROGRAM_CACHE = "runtime/program_cache.py"
-TENANTS = "runtime/tenant_middleware.py, runtime/server.py"
+OURS = "runtime/tokenizer/manager.py"
+ENDS = "runtime/tokenizer/call_ends.py"
+REPLICAS = "runtime/tokenizer/replicas.py"
+PROGRAM_CACHE = "runtime/scheduler/program_cache.py"
+TENANTS = "runtime/http/tenant_middleware.py, runtime/launch/server.py"
 
 CALLS = (
     Reliance(
@@ -67,7 +67,7 @@ CALLS = (
     ),
     Reliance(
         f"{MANAGER}._validate_one_request",
-        f"{OURS}, runtime/request_fields.py",
+        f"{OURS}, runtime/tokenizer/request_fields.py",
         "each prompt comes by here with its tokens, before anything is sent",
     ),
     Reliance(
@@ -77,7 +77,7 @@ CALLS = (
     ),
     Reliance(
         "sglang.utils:TypeBasedDispatcher",
-        "runtime/wire.py, runtime/scheduler.py",
+        "runtime/wire.py, runtime/scheduler/scheduler.py",
         "a message of a subclass goes where its base's go, unless it has a handler of its own",
     ),
 )

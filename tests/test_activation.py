@@ -8,7 +8,7 @@ from autellix_sgl.errors import ActivationError
 from autellix_sgl.patches import fingerprint
 from autellix_sgl.patches.acceptance import VARIABLE
 from autellix_sgl.patches.inventory import relied_on
-from autellix_sgl.runtime.activation import activate, check_upstream
+from autellix_sgl.runtime.launch.activation import activate, check_upstream
 
 RELEASE = "sglang.srt.mem_cache.common:release_kv_cache"
 RESET = "sglang.srt.managers.schedule_batch:Req.reset_for_retract"

@@ -19,7 +19,7 @@ from autellix_sgl.core import (
     ProcessTable,
     policy_named,
 )
-from autellix_sgl.runtime.call_ends import CallEnds, CallStates
+from autellix_sgl.runtime.tokenizer.call_ends import CallEnds, CallStates
 
 REPORT: Any = SimpleNamespace(
     replica=0,

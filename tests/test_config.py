@@ -133,7 +133,7 @@ def test_every_mode_that_does_not_fit_is_refused_with_its_reason(
     field: str, value: object, named: str
 ) -> None:
     """The message names the flag and the way out; the stock policy refuses nothing."""
-    from autellix_sgl.runtime.support import WAY_OUT, check_supported
+    from autellix_sgl.runtime.launch.support import WAY_OUT, check_supported
 
     check_supported(SimpleNamespace(**SUPPORTED), ProgramArgs())
     config = SimpleNamespace(**{**SUPPORTED, field: value})
@@ -175,7 +175,7 @@ def test_eviction_by_value_refuses_another_cache_or_order(
     field: str, value: object, named: str
 ) -> None:
     """There is one radix cache and one order of eviction; without the flag both are SGLang's."""
-    from autellix_sgl.runtime.support import check_supported
+    from autellix_sgl.runtime.launch.support import check_supported
 
     by_value = ProgramArgs(eviction="value")
     check_supported(SimpleNamespace(**OWN_CACHE), by_value)

@@ -14,6 +14,12 @@ import pytest
 import autellix_sgl
 from autellix_sgl import config
 from autellix_sgl.core import POLICIES, REASONS, CallStatistics, Levels, TableStatistics
+from autellix_sgl.runtime.http.program_models import (
+    ActiveCallModel,
+    ExplainedCall,
+    ProgramExplanation,
+    ProgramModel,
+)
 from autellix_sgl.runtime.metrics import (
     IDENTITY_COUNTERS,
     PREFIX,
@@ -24,12 +30,6 @@ from autellix_sgl.runtime.metrics import (
     SHARES_GAUGES,
     TABLE_COUNTERS,
     TABLE_GAUGES,
-)
-from autellix_sgl.runtime.program_models import (
-    ActiveCallModel,
-    ExplainedCall,
-    ProgramExplanation,
-    ProgramModel,
 )
 
 ROOT = Path(__file__).parent.parent

@@ -28,6 +28,7 @@ from autellix_sgl.frontend import place as frontend_place
 from autellix_sgl.frontend import programs
 from autellix_sgl.frontend.place import Place, current
 from autellix_sgl.frontend.remote import ENDPOINTS, Server
+from autellix_sgl.runtime.http.identity_middleware import GENERATION_PATHS
 from autellix_sgl.runtime.identity import IdentityReader
 from autellix_sgl.runtime.identity.sources import (
     MAX_EXPECTED,
@@ -36,7 +37,6 @@ from autellix_sgl.runtime.identity.sources import (
     SERVICE_FIELDS,
     SOURCES,
 )
-from autellix_sgl.runtime.identity_middleware import GENERATION_PATHS
 
 URL = "http://127.0.0.1:9"
 CHAT = {

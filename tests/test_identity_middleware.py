@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from autellix_sgl.runtime.call_progress import (
+from autellix_sgl.runtime.http.identity_middleware import IdentityMiddleware
+from autellix_sgl.runtime.http.tenant_middleware import CALLER, Caller
+from autellix_sgl.runtime.identity import ANONYMOUS, IdentityReader
+from autellix_sgl.runtime.tokenizer.call_progress import (
     REQUEST_ATTRIBUTE,
     ProgramRequest,
     Progress,
 )
-from autellix_sgl.runtime.identity import ANONYMOUS, IdentityReader
-from autellix_sgl.runtime.identity_middleware import IdentityMiddleware
-from autellix_sgl.runtime.responses import ResponsePrograms
-from autellix_sgl.runtime.tenant_middleware import CALLER, Caller
+from autellix_sgl.runtime.tokenizer.responses import ResponsePrograms
 
 
 def report(level: int, wait_ms: float) -> Any:

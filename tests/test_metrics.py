@@ -26,8 +26,8 @@ from autellix_sgl.runtime.metrics import (
     SchedulerMetrics,
     TableMetrics,
 )
-from autellix_sgl.runtime.scheduler_counters import SchedulerCounters
-from autellix_sgl.runtime.shares import SharesFile
+from autellix_sgl.runtime.scheduler.counters import SchedulerCounters
+from autellix_sgl.runtime.tokenizer.shares import SharesFile
 
 SCHEDULER = {"model_name": "tiny", "replica": "1"}
 TABLE = {"model_name": "tiny"}

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from autellix_sgl.runtime import opening as opening_module
-from autellix_sgl.runtime.opening import OWN, Opening, OwnAddress, OwnRequests
+from autellix_sgl.runtime.tokenizer import opening as opening_module
+from autellix_sgl.runtime.tokenizer.opening import OWN, Opening, OwnAddress, OwnRequests
 
 
 class Client:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from autellix_sgl import default_model, server_defaults
-from autellix_sgl.runtime import platform
+from autellix_sgl.runtime.launch import platform
 
 ROOT = Path(__file__).parent.parent
 CPU = {"SGLANG_USE_CPU_ENGINE": "1"}
@@ -103,7 +103,7 @@ def test_preparing_twice_changes_nothing() -> None:
     _python(
         """
         import sys
-        from autellix_sgl.runtime import platform
+        from autellix_sgl.runtime.launch import platform
         before = list(sys.meta_path), sys.modules.get("sgl_kernel")
         platform.prepare()
         assert (list(sys.meta_path), sys.modules.get("sgl_kernel")) == before
@@ -140,7 +140,7 @@ def test_a_spawned_child_is_prepared() -> None:
     _python(
         """
         import multiprocessing
-        from autellix_sgl.runtime import platform
+        from autellix_sgl.runtime.launch import platform
 
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             assert pool.apply(platform.torchvision_is_prepared)

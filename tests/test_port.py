@@ -56,9 +56,9 @@ def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     package.mkdir(parents=True)
     (package / "cache.py").write_text(INSTALLED)
     reliances = [
-        Reliance(INSERT, "runtime/program_cache.py", "the key comes back"),
-        Reliance(DROP, "runtime/program_cache.py", "nothing comes back"),
-        Reliance(RELEASE, "runtime/preemption.py", "the row is given back"),
+        Reliance(INSERT, "runtime/scheduler/program_cache.py", "the key comes back"),
+        Reliance(DROP, "runtime/scheduler/program_cache.py", "nothing comes back"),
+        Reliance(RELEASE, "runtime/scheduler/preemption.py", "the row is given back"),
     ]
     monkeypatch.setattr(inventory, "reliances", lambda: reliances)
     monkeypatch.setattr(fingerprint, "_folder_of", lambda _: package)
@@ -101,7 +101,7 @@ def test_a_change_is_shown_with_who_relies_on_it(
     status, out, _ = run(capsys, wheel(tmp_path, {"sglang/cache.py": source}))
     assert status == 1
     assert f"changed: {RELEASE}" in out
-    assert "runtime/preemption.py: the row is given back" in out
+    assert "runtime/scheduler/preemption.py: the row is given back" in out
     assert "-    return request.row\n+    return request.rows[0]" in out
     assert out.endswith("--accept release\n")
     assert INSERT not in out
@@ -247,7 +247,7 @@ def test_what_is_installed_passes_as_a_wheel(
     assert status == 1
     assert f"{len(targets) - 1} same, 1 changed, 0 new, 0 gone" in out
     assert "changed: sglang.srt.mem_cache.common:release_kv_cache" in out
-    assert "runtime/preemption.py: " in out
+    assert "runtime/scheduler/preemption.py: " in out
 
 
 def test_every_reliance_names_files_of_ours_and_a_purpose() -> None:

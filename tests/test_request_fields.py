@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from autellix_sgl.runtime.request_fields import (
+from autellix_sgl.runtime.tokenizer.request_fields import (
     SAMPLING,
     check_overrides,
     check_rid,

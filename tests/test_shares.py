@@ -12,7 +12,7 @@ import pytest
 from autellix_sgl.config import ProgramArgs
 from autellix_sgl.errors import ConfigError
 from autellix_sgl.launch_server import main, parse_program_args
-from autellix_sgl.runtime.shares import Shares, SharesFile
+from autellix_sgl.runtime.tokenizer.shares import Shares, SharesFile
 
 
 def written(path: Path, data: Any) -> Path:

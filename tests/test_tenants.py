@@ -14,15 +14,15 @@ import pytest
 from autellix_sgl.config import ProgramArgs
 from autellix_sgl.errors import ConfigError
 from autellix_sgl.launch_server import main
-from autellix_sgl.runtime.support import check_tenancy
-from autellix_sgl.runtime.tenant_middleware import (
+from autellix_sgl.runtime.http.tenant_middleware import (
     EVERYBODY,
     Caller,
     TenantMiddleware,
     caller_of,
     path_of,
 )
-from autellix_sgl.runtime.tenants import Tenants
+from autellix_sgl.runtime.http.tenants import Tenants
+from autellix_sgl.runtime.launch.support import check_tenancy
 
 ADMIN = "admin-key"
 TENANTS = Tenants.of({"one": "key-1", "two": ["key-2", "key-3"]})

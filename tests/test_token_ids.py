@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autellix_sgl.runtime.token_ids import check_token_ids
+from autellix_sgl.runtime.tokenizer.token_ids import check_token_ids
 
 
 @given(st.lists(st.integers(-5, 25), min_size=1), st.integers(1, 20))

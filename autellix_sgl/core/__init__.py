@@ -8,22 +8,22 @@ tensor-parallel rank runs its own CallScheduler, so a decision may depend only o
 on a clock, a hash seed or the order of a set.
 """
 
-from autellix_sgl.core.cost import CostModel, StepWork
-from autellix_sgl.core.footprint import Footprint
-from autellix_sgl.core.forecast import Forecast, Hints
-from autellix_sgl.core.kinds import Kinds
-from autellix_sgl.core.levels import Levels
-from autellix_sgl.core.model import Call, CallStamp, CallStatistics
-from autellix_sgl.core.placement import PLACEMENTS, Placer
-from autellix_sgl.core.policies import POLICIES, Policy, policy_named
-from autellix_sgl.core.preemption import Candidate, Running, choose_victims
-from autellix_sgl.core.program import ActiveCall, Program, TableStatistics
-from autellix_sgl.core.program_memory import ProgramMemory
-from autellix_sgl.core.queue import CallQueue
-from autellix_sgl.core.scheduler import CallScheduler
-from autellix_sgl.core.shares import SHARE_TURN_MS, Account
-from autellix_sgl.core.table import ProcessTable
-from autellix_sgl.core.waits import REASONS, Reason, by_reason
+from autellix_sgl.core.calls.cost import CostModel, StepWork
+from autellix_sgl.core.calls.levels import Levels
+from autellix_sgl.core.calls.model import Call, CallStamp, CallStatistics
+from autellix_sgl.core.calls.policies import POLICIES, Policy, policy_named
+from autellix_sgl.core.calls.queue import CallQueue
+from autellix_sgl.core.calls.waits import REASONS, Reason, by_reason
+from autellix_sgl.core.memory.program_memory import ProgramMemory
+from autellix_sgl.core.placement.footprint import Footprint
+from autellix_sgl.core.placement.placement import PLACEMENTS, Placer
+from autellix_sgl.core.programs.forecast import Forecast, Hints
+from autellix_sgl.core.programs.kinds import Kinds
+from autellix_sgl.core.programs.program import ActiveCall, Program, TableStatistics
+from autellix_sgl.core.programs.table import ProcessTable
+from autellix_sgl.core.scheduling.preemption import Candidate, Running, choose_victims
+from autellix_sgl.core.scheduling.scheduler import CallScheduler
+from autellix_sgl.core.scheduling.shares import SHARE_TURN_MS, Account
 
 __all__ = [
     "PLACEMENTS",

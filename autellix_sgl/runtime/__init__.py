@@ -8,6 +8,6 @@ first ``import sglang``. It takes about a millisecond, imports neither torch nor
 second call changes nothing. On a machine with a GPU it does nothing at all.
 """
 
-from autellix_sgl.runtime.platform import prepare
+from autellix_sgl.runtime.launch.platform import prepare
 
 prepare()

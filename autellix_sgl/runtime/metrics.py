@@ -16,13 +16,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from autellix_sgl.core import CallScheduler, TableStatistics, by_reason
-from autellix_sgl.runtime.scheduler_counters import SchedulerCounters
+from autellix_sgl.runtime.scheduler.counters import SchedulerCounters
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-    from autellix_sgl.runtime.replicas import Replicas
-    from autellix_sgl.runtime.shares import SharesFile
+    from autellix_sgl.runtime.tokenizer.replicas import Replicas
+    from autellix_sgl.runtime.tokenizer.shares import SharesFile
     from autellix_sgl.runtime.wire import CallReport
 
 Series = TypeVar("Series", "Gauge", "Counter", "Histogram")

@@ -18,8 +18,8 @@ from sglang.srt.managers.io_struct import (
 )
 
 from autellix_sgl.core import CallStamp, CostModel
-from autellix_sgl.core.cost import COEFFICIENTS
-from autellix_sgl.core.model import Itinerary
+from autellix_sgl.core.calls.cost import COEFFICIENTS
+from autellix_sgl.core.calls.model import Itinerary
 
 # The key under which call reports ride on SGLang's batch outputs.
 REPORT_KEY = "autellix_program"

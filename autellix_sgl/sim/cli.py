@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from autellix_sgl.core import PLACEMENTS, SHARE_TURN_MS, Levels
-from autellix_sgl.core.program_memory import ADMISSIONS, EVICTIONS
+from autellix_sgl.core.memory.program_memory import ADMISSIONS, EVICTIONS
 from autellix_sgl.decision_trace import TraceWriter
 from autellix_sgl.errors import AutellixError, ConfigError
 from autellix_sgl.sim.experiments import (

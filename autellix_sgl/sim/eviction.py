@@ -7,7 +7,7 @@ from heapq import heappop, heappush
 from typing import Protocol
 
 from autellix_sgl.core import CallScheduler
-from autellix_sgl.core.program_memory import LRU, Worth
+from autellix_sgl.core.memory.program_memory import LRU, Worth
 from autellix_sgl.sim.branch import Branch
 from autellix_sgl.sim.seam import Scheduler
 

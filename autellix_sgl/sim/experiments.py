@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from autellix_sgl.core.decision_log import Recorder
+from autellix_sgl.core.scheduling.decision_log import Recorder
 from autellix_sgl.errors import ConfigError
 from autellix_sgl.sim.hardware import ServerModel
 from autellix_sgl.sim.metrics import report

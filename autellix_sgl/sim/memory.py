@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from autellix_sgl.core.program_memory import ADMISSIONS, EVICTIONS
+from autellix_sgl.core.memory.program_memory import ADMISSIONS, EVICTIONS
 from autellix_sgl.errors import ConfigError
 from autellix_sgl.sim.batch import SimCall
 from autellix_sgl.sim.branch import Branch

@@ -7,7 +7,7 @@ prompt.
 
 from __future__ import annotations
 
-from autellix_sgl.core.kinds import LONGEST_HEAD
+from autellix_sgl.core.programs.kinds import LONGEST_HEAD
 from autellix_sgl.workloads import ProgramTrace
 
 

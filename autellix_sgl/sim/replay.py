@@ -33,9 +33,9 @@ from autellix_sgl.core import (
     StepWork,
     policy_named,
 )
-from autellix_sgl.core.model import Itinerary
-from autellix_sgl.core.queue import Key
-from autellix_sgl.core.waits import Reason
+from autellix_sgl.core.calls.model import Itinerary
+from autellix_sgl.core.calls.queue import Key
+from autellix_sgl.core.calls.waits import Reason
 from autellix_sgl.errors import AutellixError, ConfigError, UnknownCall
 from autellix_sgl.workloads.errors import WorkloadError
 from autellix_sgl.workloads.fields import Record, read_events

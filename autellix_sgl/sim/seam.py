@@ -14,7 +14,7 @@ from autellix_sgl.core import (
     Running,
     StepWork,
 )
-from autellix_sgl.core.cost import CostModel
+from autellix_sgl.core.calls.cost import CostModel
 
 
 class CallRecord(Protocol):

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 
 from autellix_sgl.core import Forecast, Kinds, Placer, ProcessTable, policy_named
-from autellix_sgl.core.decision_log import Recorder
-from autellix_sgl.core.waits import NO_WAITS, add
+from autellix_sgl.core.calls.waits import NO_WAITS, add
+from autellix_sgl.core.scheduling.decision_log import Recorder
 from autellix_sgl.sim.batch import SimCall
 from autellix_sgl.sim.eviction import eviction_order
 from autellix_sgl.sim.hardware import ServerModel

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from autellix_sgl.core import CallScheduler, CallStamp, Levels, policy_named
-from autellix_sgl.core.decision_log import Recorder
-from autellix_sgl.core.program_memory import LRU, OFF, WORKING_SET, ProgramMemory
+from autellix_sgl.core.memory.program_memory import LRU, OFF, WORKING_SET, ProgramMemory
+from autellix_sgl.core.scheduling.decision_log import Recorder
 from autellix_sgl.errors import ConfigError
 from autellix_sgl.sim.hardware import ServerModel
 from autellix_sgl.sim.oracles import RankScheduler

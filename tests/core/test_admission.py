@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autellix_sgl.core import CallScheduler, CallStamp, CostModel, Levels, StepWork, policy_named
-from autellix_sgl.core.program_memory import ProgramMemory
+from autellix_sgl.core.memory.program_memory import ProgramMemory
 
 POOL = 1000
 # A step is 1 ms, a token of prefill 0.1: the pool is filled in 100 ms.

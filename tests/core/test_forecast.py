@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autellix_sgl.core import Levels
-from autellix_sgl.core.forecast import (
+from autellix_sgl.core.calls.model import Itinerary
+from autellix_sgl.core.programs.forecast import (
     ENOUGH_PROGRAMS,
     HINT_CLAMP,
     MAX_LEGS,
@@ -15,7 +16,6 @@ from autellix_sgl.core.forecast import (
     Hints,
     ServiceHistory,
 )
-from autellix_sgl.core.model import Itinerary
 
 LEVELS = Levels.geometric(12, 200.0, 2.0)
 services_ms = st.lists(st.floats(1, 1e6), min_size=ENOUGH_PROGRAMS + 1, max_size=60)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autellix_sgl.core.gaps import ToolGaps
+from autellix_sgl.core.memory.gaps import ToolGaps
 
 gaps_s = st.one_of(st.none(), st.floats(0, 1e6))  # None: no further call
 idles_s = st.floats(0, 1e6)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autellix_sgl.core.gittins import ranks_ms
+from autellix_sgl.core.programs.gittins import ranks_ms
 
 EDGES = tuple(10.0 * 1.25**number for number in range(60))
 counts_of = st.lists(st.floats(0, 1000), min_size=61, max_size=61).filter(lambda c: sum(c) > 1)

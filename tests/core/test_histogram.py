@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autellix_sgl.core.histogram import GeometricHistogram
+from autellix_sgl.core.programs.histogram import GeometricHistogram
 from autellix_sgl.errors import ConfigError
 
 

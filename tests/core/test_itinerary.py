@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autellix_sgl.core import CallScheduler, CallStamp, CostModel, Levels, StepWork, policy_named
-from autellix_sgl.core.model import Itinerary
+from autellix_sgl.core.calls.model import Itinerary
 
 # Three levels that begin at 0, 2 and 6.
 LEVELS = Levels((2.0, 6.0), (2.0, 4.0, math.inf))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autellix_sgl.core.kinds import HEAD_LENGTHS, Kinds, heads_of
+from autellix_sgl.core.programs.kinds import HEAD_LENGTHS, Kinds, heads_of
 from autellix_sgl.errors import ConfigError
 
 SYSTEM = list(range(1000, 1500))
@@ -99,7 +99,9 @@ def test_equal_beginnings_have_equal_heads(shared: list[int], rest: list[int]) -
 
 def test_heads_are_the_same_in_every_process() -> None:
     """A hash that is salted per process would make kinds that nobody can compare."""
-    code = "from autellix_sgl.core.kinds import heads_of; print(heads_of(list(range(100))))"
+    code = (
+        "from autellix_sgl.core.programs.kinds import heads_of; print(heads_of(list(range(100))))"
+    )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert other.stdout.strip() == str(heads_of(list(range(100))))
 

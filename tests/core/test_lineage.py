@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autellix_sgl.core.lineage import Lineage
+from autellix_sgl.core.programs.lineage import Lineage
 
 
 def test_a_childs_child_belongs_to_the_root() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autellix_sgl.core import PLACEMENTS, CostModel, Footprint, Placer
-from autellix_sgl.core.placement import LONG_CALL_TOKENS
+from autellix_sgl.core.placement.placement import LONG_CALL_TOKENS
 from autellix_sgl.errors import ConfigError, NoReplica, UnknownCall
 
 COST = CostModel(8.0, 0.125, 0.03125, 0.0)

@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autellix_sgl.core.returns import EDGES_MS, MAX_KINDS, Returns
+from autellix_sgl.core.memory.returns import EDGES_MS, MAX_KINDS, Returns
 
 KIND = "kind"
 

@@ -21,7 +21,7 @@ from autellix_sgl.core import (
     StepWork,
     policy_named,
 )
-from autellix_sgl.core.shares import FEW_ACCOUNTS, SharedQueue
+from autellix_sgl.core.scheduling.shares import FEW_ACCOUNTS, SharedQueue
 from autellix_sgl.errors import ConfigError
 
 TURN_MS = 64.0

@@ -11,7 +11,7 @@ from autellix_sgl.core import (
     ProcessTable,
     policy_named,
 )
-from autellix_sgl.core.program import LAST_CALLS_KEPT
+from autellix_sgl.core.programs.program import LAST_CALLS_KEPT
 from autellix_sgl.errors import UnknownCall, UnknownProgram
 
 

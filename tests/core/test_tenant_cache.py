@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autellix_sgl.core.tenant_cache import TenantCache
+from autellix_sgl.core.programs.tenant_cache import TenantCache
 from autellix_sgl.errors import ConfigError
 
 

@@ -22,7 +22,7 @@ from autellix_sgl.core import (
     by_reason,
     policy_named,
 )
-from autellix_sgl.core.waits import FEW_RANKS, WaitClock, settled
+from autellix_sgl.core.calls.waits import FEW_RANKS, WaitClock, settled
 
 
 def scheduler(turn_ms: float | None = None, cost: CostModel | None = None) -> CallScheduler:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autellix_sgl.core.model import Call, CallStamp
-from autellix_sgl.core.working_sets import MAX_IDLE_PROGRAMS, WorkingSets
+from autellix_sgl.core.calls.model import Call, CallStamp
+from autellix_sgl.core.memory.working_sets import MAX_IDLE_PROGRAMS, WorkingSets
 
 QUIET_MS = 1000.0
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autellix_sgl.runtime.platform import uses_cpu_engine
+from autellix_sgl.runtime.launch.platform import uses_cpu_engine
 from tests.cpu.families import (
     FALLS_BACK,
     FAMILIES,

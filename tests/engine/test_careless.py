@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from autellix_sgl.core.cost import COEFFICIENTS
+from autellix_sgl.core.calls.cost import COEFFICIENTS
 from bench.servers import READY, RunningServer, command, free_port, launched
 from tests.engine.harness import SETTINGS, Server, generation, tiny_flags
 

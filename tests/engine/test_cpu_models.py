@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from autellix_sgl.runtime.platform import uses_cpu_engine
+from autellix_sgl.runtime.launch.platform import uses_cpu_engine
 from bench.servers import READY
 from tests.engine.harness import Server, generation, running_server
 from tests.engine.tiny_model import CONFIG, build_tiny_model

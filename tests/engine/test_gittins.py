@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from autellix_sgl.core.forecast import ENOUGH_PROGRAMS
+from autellix_sgl.core.programs.forecast import ENOUGH_PROGRAMS
 from autellix_sgl.sim import replay_file
 from tests.engine.harness import Server, generation, running_server, tiny_flags
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from autellix_sgl.core import CallScheduler, CallStamp, CostModel, Levels, policy_named
-from autellix_sgl.runtime.ledger import STAMP_ATTRIBUTE, CallLedger
-from autellix_sgl.runtime.recomputation import Recomputation
-from autellix_sgl.runtime.scheduler_counters import SchedulerCounters
-from autellix_sgl.runtime.waiting import WaitingCalls
+from autellix_sgl.runtime.scheduler.counters import SchedulerCounters
+from autellix_sgl.runtime.scheduler.ledger import STAMP_ATTRIBUTE, CallLedger
+from autellix_sgl.runtime.scheduler.recomputation import Recomputation
+from autellix_sgl.runtime.scheduler.waiting import WaitingCalls
 
 
 @dataclass

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autellix_sgl.core import CallStamp
-from autellix_sgl.runtime.ledger import STAMP_ATTRIBUTE
+from autellix_sgl.runtime.scheduler.ledger import STAMP_ATTRIBUTE
 from tests.runtime.requests import House, Request
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from autellix_sgl.runtime import making_way, preemption
-from autellix_sgl.runtime.making_way import MakingWay
+from autellix_sgl.runtime.scheduler import making_way, preemption
+from autellix_sgl.runtime.scheduler.making_way import MakingWay
 from tests.runtime.requests import House, Request
 
 POOL = 1000

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import autellix_sgl.runtime  # noqa: F401 (prepares the process for sglang)
-from autellix_sgl.runtime.penalties import OutputPenalties
+from autellix_sgl.runtime.scheduler.penalties import OutputPenalties
 
 # isort: split
 from sglang.srt.sampling import penaltylib

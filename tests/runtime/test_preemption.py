@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import autellix_sgl.runtime  # noqa: F401 (prepares the process for sglang)
-from autellix_sgl.runtime import preemption
-from autellix_sgl.runtime.preemption import can_be_preempted, keep_positions, release
+from autellix_sgl.runtime.scheduler import preemption
+from autellix_sgl.runtime.scheduler.preemption import can_be_preempted, keep_positions, release
 
 # isort: split
 from sglang.srt.layers import sampler

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import autellix_sgl.runtime  # noqa: F401 (prepares the process for sglang)
-from autellix_sgl.runtime.making_way import MakingWay
-from autellix_sgl.runtime.room import Length, Room, room_in, short_of
-from autellix_sgl.runtime.waiting import WaitingCalls
+from autellix_sgl.runtime.scheduler.making_way import MakingWay
+from autellix_sgl.runtime.scheduler.room import Length, Room, room_in, short_of
+from autellix_sgl.runtime.scheduler.waiting import WaitingCalls
 
 WINDOW = 64
 

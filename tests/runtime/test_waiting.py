@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autellix_sgl.runtime.waiting import PASSED_OVER
+from autellix_sgl.runtime.scheduler.waiting import PASSED_OVER
 from tests.runtime.requests import House, Request
 
 

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from autellix_sgl.core import Levels
-from autellix_sgl.core.kinds import heads_of
+from autellix_sgl.core.programs.kinds import heads_of
 from autellix_sgl.sim import Setting, Simulation, Tuning, capacity_per_s, report, system_named
 from autellix_sgl.sim.prompts import Prompts
 from autellix_sgl.sim.replay import recorded, replay

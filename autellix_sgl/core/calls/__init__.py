@@ -1,0 +1,1 @@
+"""One call: its stamp, cost, level, place in the queue and waits."""

@@ -1,0 +1,1 @@
+"""The KV of programs between their calls: who may run, what is kept."""

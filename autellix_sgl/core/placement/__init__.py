@@ -1,0 +1,1 @@
+"""On which replica a call goes."""

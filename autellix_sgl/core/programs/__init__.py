@@ -1,0 +1,1 @@
+"""Programs: what each has had, what is learned of its kind."""

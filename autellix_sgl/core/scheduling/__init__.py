@@ -1,0 +1,1 @@
+"""The multi-level scheduler of one batch."""

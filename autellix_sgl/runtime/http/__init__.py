@@ -1,0 +1,1 @@
+"""What is seen of the server over HTTP: middleware, tenants, the programs' routes."""

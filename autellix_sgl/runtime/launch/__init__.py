@@ -1,0 +1,1 @@
+"""Starting the server and its processes, and getting a process ready."""

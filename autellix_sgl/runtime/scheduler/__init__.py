@@ -1,0 +1,1 @@
+"""A scheduler process, one a rank: SGLang's scheduler, taking its decisions from the core."""
