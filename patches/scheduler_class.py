@@ -17,7 +17,7 @@ STREAMER = "sglang.srt.managers.scheduler_components.output_streamer"
 TIMES = "sglang.srt.observability.req_time_stats"
 
 OURS = "runtime/scheduler/scheduler.py"
-MAKING_WAY = "runtime/scheduler/making_way.py"
+MAKING_WAY = "runtime/scheduler/preemption_pass.py"
 PREEMPTION = "runtime/scheduler/preemption.py"
 WAITING = "runtime/scheduler/waiting.py"
 LEDGER = "runtime/scheduler/ledger.py"

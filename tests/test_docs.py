@@ -23,7 +23,7 @@ from autellix_sgl.runtime.http.program_models import (
 from autellix_sgl.runtime.metrics import (
     IDENTITY_COUNTERS,
     PREFIX,
-    REPLICA_GAUGES,
+    REPLICAS,
     SCHEDULER_COUNTERS,
     SCHEDULER_GAUGES,
     SHARES_COUNTERS,
@@ -115,9 +115,10 @@ def test_the_table_of_levels_is_what_the_defaults_give() -> None:
     "series",
     [
         name
-        for names in (SCHEDULER_GAUGES, TABLE_GAUGES, REPLICA_GAUGES, SHARES_GAUGES)
+        for names in (SCHEDULER_GAUGES, TABLE_GAUGES, SHARES_GAUGES)
         for name, _ in names.values()
     ]
+    + [REPLICAS[0]]
     + [f"{name}_total" for name, _ in SCHEDULER_COUNTERS.values()]
     + [f"{name}_total" for name, _ in TABLE_COUNTERS.values()]
     + [f"{name}_total" for name, _ in IDENTITY_COUNTERS.values()]

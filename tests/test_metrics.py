@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -165,7 +164,7 @@ def test_the_replicas_that_are_left_are_shown(
     registry: CollectorRegistry, table_metrics: TableMetrics
 ) -> None:
     """So that an alert can be set on it: the server goes on without those that died."""
-    table_metrics.publish_replicas(SimpleNamespace(live=3))  # type: ignore[arg-type]
+    table_metrics.publish_replicas(3)
     assert value(registry, "replicas", TABLE) == 3
 
 

@@ -13,16 +13,13 @@ Labels are bounded: the model's name, the replica, the level, a reason. Never a 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from autellix_sgl.core import CallScheduler, TableStatistics, by_reason
-from autellix_sgl.runtime.scheduler.counters import SchedulerCounters
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-    from autellix_sgl.runtime.tokenizer.replicas import Replicas
-    from autellix_sgl.runtime.tokenizer.shares import SharesFile
     from autellix_sgl.runtime.wire import CallReport
 
 Series = TypeVar("Series", "Gauge", "Counter", "Histogram")
@@ -46,8 +43,8 @@ SCHEDULER_GAUGES: Names = {
     "num_running": ("running_calls", "Calls in the batch."),
 }
 SCHEDULER_COUNTERS: Names = {
-    "preemptions": ("preemptions", "Running calls that made way for better ones."),
-    "parked_prefills": ("parked_prefills", "Half-done prefills that made way for better calls."),
+    "preemptions": ("preemptions", "Running calls that were preempted for better ones."),
+    "parked_prefills": ("parked_prefills", "Half-done prefills that were parked for better calls."),
     "retractions": ("retractions", "Running calls taken out because the KV pool was full."),
     "promotions": ("promotions", "Waiting calls moved to the best level because they starved."),
     "recomputed_tokens": ("recomputed_tokens", "Tokens prefilled when calls came back."),
@@ -63,9 +60,7 @@ TABLE_GAUGES: Names = {
     "idle_programs": ("programs_idle", "Live programs without a call in the system."),
     "active_calls": ("active_calls", "Calls in the system, over all replicas."),
 }
-REPLICA_GAUGES: Names = {
-    "live": ("replicas", "Replicas that are alive."),
-}
+REPLICAS = ("replicas", "Replicas that are alive.")
 TABLE_COUNTERS: Names = {
     "opened": ("programs_opened", "Programs that made their first call."),
     "ended": ("programs_ended", "Programs that were over."),
@@ -90,6 +85,20 @@ SHARES_COUNTERS: Names = {
 }
 
 
+class PassCounts(Protocol):
+    """What a scheduler has counted: a field for each of SCHEDULER_COUNTERS."""
+
+    passes: int
+
+
+class SharesFigures(Protocol):
+    """What has become of the shares' file: a field for each of its series."""
+
+    current: int
+    loaded: int
+    rejected: int
+
+
 class SchedulerMetrics:
     """What one replica's scheduler reports. Constructed on its leading rank only."""
 
@@ -104,13 +113,13 @@ class SchedulerMetrics:
         self._steps = 0
         self._published: tuple[object, ...] | None = None
 
-    def stepped(self, calls: CallScheduler, counters: SchedulerCounters) -> None:
+    def stepped(self, calls: CallScheduler, counters: PassCounts) -> None:
         """To be called once a step; publishes now and then."""
         self._steps += 1
         if self._steps % STEPS_BETWEEN_PUBLICATIONS == 0:
             self.publish(calls, counters)
 
-    def publish(self, calls: CallScheduler, counters: SchedulerCounters) -> None:
+    def publish(self, calls: CallScheduler, counters: PassCounts) -> None:
         """Bring the series up to date; almost free when nothing happened since the last time."""
         state = (
             calls.clock_ms,
@@ -141,7 +150,7 @@ class TableMetrics:
             WAIT_BUCKETS_S,
             "replica",
         )
-        self._live = self._factory.gauges(REPLICA_GAUGES)
+        self._live = factory.bind(factory.gauge(*REPLICAS))
         self._by_reason = self._factory.counter(
             "call_wait_reason_seconds",
             "What finished calls waited for, in modelled seconds.",
@@ -169,9 +178,9 @@ class TableMetrics:
             self._published = statistics
             _publish(statistics, self._gauges, self._totals)
 
-    def publish_replicas(self, replicas: Replicas) -> None:
+    def publish_replicas(self, live: int) -> None:
         """Say how many are left."""
-        _publish(replicas, self._live, {})
+        self._live.set(live)
 
     def publish_identities(self, recognised: Mapping[str, int], ignored: Mapping[str, int]) -> None:
         """Bring the counts by source up to date. Sources are rows of a table, so there are few."""
@@ -183,7 +192,7 @@ class TableMetrics:
                     total = self._sources[field, source] = _Total(series)
                 total.set(count)
 
-    def publish_shares(self, file: SharesFile) -> None:
+    def publish_shares(self, file: SharesFigures) -> None:
         """Bring the series of the shares' file up to date; there are none without one."""
         if self._shares is None:
             gauges = self._factory.gauges(SHARES_GAUGES)

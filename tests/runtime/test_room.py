@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import autellix_sgl.runtime  # noqa: F401 (prepares the process for sglang)
-from autellix_sgl.runtime.scheduler.making_way import MakingWay
+from autellix_sgl.runtime.scheduler.preemption_pass import PreemptionPass
 from autellix_sgl.runtime.scheduler.room import Length, Room, room_in, short_of
 from autellix_sgl.runtime.scheduler.waiting import WaitingCalls
 
@@ -62,7 +62,7 @@ def request(rid: str, tokens: int) -> Any:
     )
 
 
-def making_way(*, hybrid: bool, all_tokens: int, of_windows: int) -> MakingWay:
+def preemption_pass(*, hybrid: bool, all_tokens: int, of_windows: int) -> PreemptionPass:
     """One whose scheduler has that many tokens free in its pools, and calls waiting."""
     budget = SimpleNamespace(remaining_total=all_tokens, remaining_swa=of_windows)
     scheduler: Any = SimpleNamespace(
@@ -75,7 +75,7 @@ def making_way(*, hybrid: bool, all_tokens: int, of_windows: int) -> MakingWay:
         schedule_policy="fcfs",
         calls=SimpleNamespace(call=lambda rid: SimpleNamespace(key=(0, rid))),
     )
-    made = MakingWay(scheduler)
+    made = PreemptionPass(scheduler)
     made.memory_is_short = True
     return made
 
@@ -83,7 +83,7 @@ def making_way(*, hybrid: bool, all_tokens: int, of_windows: int) -> MakingWay:
 def test_preemption_counts_the_windows_where_only_they_are_short() -> None:
     """Candidates ask for a window's tokens, and that is what a running call would free."""
     batch: Any = SimpleNamespace(reqs=[request("old", 500)])
-    made = making_way(hybrid=True, all_tokens=10_000, of_windows=10)
+    made = preemption_pass(hybrid=True, all_tokens=10_000, of_windows=10)
     room = made._room(batch)
     assert room == Room(10, WINDOW + 1)
     assert [candidate.tokens for candidate in made._candidates(room)] == [WINDOW + 1] * 2
@@ -93,7 +93,7 @@ def test_preemption_counts_all_tokens_where_they_are_short() -> None:
     """With windows, too, and of course without."""
     batch: Any = SimpleNamespace(reqs=[request("old", 500)])
     for hybrid, all_tokens, of_windows in ((True, 100, 10), (True, 1000, 1000), (False, 1000, 0)):
-        made = making_way(hybrid=hybrid, all_tokens=all_tokens, of_windows=of_windows)
+        made = preemption_pass(hybrid=hybrid, all_tokens=all_tokens, of_windows=of_windows)
         room = made._room(batch)
         assert room == Room(all_tokens - 50)
         assert [candidate.tokens for candidate in made._candidates(room)] == [141] * 2

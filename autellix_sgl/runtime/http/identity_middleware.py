@@ -9,7 +9,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from autellix_sgl.errors import InvalidProgram
-from autellix_sgl.runtime.http.tenant_middleware import caller_of, path_of
+from autellix_sgl.runtime.asgi import path_of
+from autellix_sgl.runtime.http.tenant_middleware import caller_of
 from autellix_sgl.runtime.tokenizer.call_progress import REQUEST_ATTRIBUTE, Progress
 
 if TYPE_CHECKING:

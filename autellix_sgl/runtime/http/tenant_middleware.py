@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from autellix_sgl.runtime.asgi import path_of
 from autellix_sgl.runtime.http.tenants import Tenants, digest_of
 
 CALLER = "autellix_caller"
@@ -64,12 +65,6 @@ class TenantMiddleware:
             if tenant is not None:
                 return Caller(tenant)
         return None
-
-
-def path_of(scope: Scope) -> str:
-    """The request's path below the prefix that a reverse proxy may have put in front of it."""
-    path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", ""))
 
 
 def caller_of(scope: Scope) -> Caller:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from autellix_sgl.errors import ActivationError
@@ -16,23 +15,7 @@ from autellix_sgl.patches.fingerprint import (
     mismatches,
 )
 from autellix_sgl.patches.inventory import PATCHES, relied_on
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessReport:
-    """Which process this is and which patches are in effect in it.
-
-    ``accepted``: changed definitions that were accepted because the environment names them.
-    """
-
-    role: str
-    pid: int
-    sglang: str
-    patches: tuple[str, ...]
-    accepted: tuple[str, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+from autellix_sgl.runtime.process_report import ProcessReport
 
 
 def check_upstream() -> None:

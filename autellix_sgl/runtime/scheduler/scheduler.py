@@ -37,16 +37,16 @@ from autellix_sgl.core import (
     Reason,
 )
 from autellix_sgl.decision_trace import TraceWriter
-from autellix_sgl.runtime.launch.activation import ProcessReport
 from autellix_sgl.runtime.metrics import SchedulerMetrics
+from autellix_sgl.runtime.process_report import ProcessReport
 from autellix_sgl.runtime.scheduler.batch_work import work_of
 from autellix_sgl.runtime.scheduler.counters import SchedulerCounters
 from autellix_sgl.runtime.scheduler.decision_digest import DecisionDigest
 from autellix_sgl.runtime.scheduler.departures import Departures
 from autellix_sgl.runtime.scheduler.ledger import CallLedger
-from autellix_sgl.runtime.scheduler.making_way import MakingWay
 from autellix_sgl.runtime.scheduler.output_streamer import ProgramOutputStreamer
 from autellix_sgl.runtime.scheduler.preemption import keep_positions
+from autellix_sgl.runtime.scheduler.preemption_pass import PreemptionPass
 from autellix_sgl.runtime.scheduler.program_cache import ProgramRadixCache
 from autellix_sgl.runtime.scheduler.recomputation import Recomputation
 from autellix_sgl.runtime.scheduler.schedule_policy import LevelSchedulePolicy
@@ -89,7 +89,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
         self.address = port_args.scheduler_input_ipc_name
         self.counters = SchedulerCounters()
         self.recomputation = Recomputation(self.counters)
-        self.making_way = MakingWay(self)
+        self.preemption_pass = PreemptionPass(self)
         self.digest = DecisionDigest()
         super().__init__(server_args, port_args)
         self.process_reports = self._gather(report)
@@ -246,7 +246,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
 
     def get_new_batch_prefill(self, running_batch: ScheduleBatch) -> NextBatchPlan:
         self.calls.admit_programs()
-        victims = self.making_way.consider(running_batch)
+        victims = self.preemption_pass.consider(running_batch)
         plan = self._admit(running_batch)
         # Only now: a victim admitted again in the pass that took it out would have its skipped
         # result in flight counted after all.
@@ -271,11 +271,11 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
             admitted = [req for req in window.drawn if id(req) not in still_waiting]
         for req in admitted:
             self.waiting.admit(req)
-        self.making_way.was_full = full = plan.running_batch.batch_is_full
+        self.preemption_pass.was_full = full = plan.running_batch.batch_is_full
         if looks or not len(left):
             # A slot that is free while the batch still counts as full waits for the next pass.
             memory_is_short = len(left) > 0 and free_slots > len(admitted) and full
-            self.making_way.memory_is_short = memory_is_short
+            self.preemption_pass.memory_is_short = memory_is_short
             self.calls.short_of(Reason.MEMORY if memory_is_short else Reason.SLOTS)
         return plan
 
@@ -296,7 +296,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
     # -- memory pressure ------------------------------------------------------------------------
 
     def update_running_batch(self, batch: ScheduleBatch) -> ScheduleBatch | None:
-        victims = self.making_way.make_room(batch)
+        victims = self.preemption_pass.make_room(batch)
         before = list(batch.reqs)
         decoding: ScheduleBatch | None = super().update_running_batch(batch)
         for req in victims:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sglang.srt.managers.io_struct import (
     GetInternalStateReq,
@@ -15,10 +15,8 @@ from sglang.srt.managers.io_struct import (
 from sglang.srt.managers.scheduler_components.internal_state import SchedulerInternalStateController
 
 from autellix_sgl.core import CallScheduler
+from autellix_sgl.runtime.scheduler.view import StateView
 from autellix_sgl.runtime.wire import CALLS_KEY, ExplainCallsReq, cost_model_in
-
-if TYPE_CHECKING:
-    from autellix_sgl.runtime.scheduler.scheduler import ProgramScheduler
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +27,7 @@ STANDINGS_SHOWN = 100
 class ProgramStateController(SchedulerInternalStateController):  # type: ignore[misc]
     """SGLang's, plus the program's state on the way out and the cost model on the way in."""
 
-    scheduler: ProgramScheduler
+    scheduler: StateView
 
     def get_internal_state(self, recv_req: GetInternalStateReq) -> GetInternalStateReqOutput:
         scheduler = self.scheduler
@@ -51,7 +49,7 @@ class ProgramStateController(SchedulerInternalStateController):  # type: ignore[
         return SetInternalStateReqOutput(updated=True)
 
 
-def program_state(scheduler: ProgramScheduler) -> dict[str, Any]:
+def program_state(scheduler: StateView) -> dict[str, Any]:
     """What doctor, metrics and calibration want to know."""
     calls = scheduler.calls
     return {

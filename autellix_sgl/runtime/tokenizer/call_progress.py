@@ -6,8 +6,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from autellix_sgl.runtime.asgi import scope_of
 from autellix_sgl.runtime.identity import ANONYMOUS, Identity
-from autellix_sgl.runtime.tokenizer.opening import scope_of
 
 if TYPE_CHECKING:
     from fastapi import Request

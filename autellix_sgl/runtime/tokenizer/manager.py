@@ -26,7 +26,7 @@ from sglang.srt.server_args import PortArgs, ServerArgs
 
 from autellix_sgl.config import ProgramArgs
 from autellix_sgl.core import Forecast, Kinds, ProcessTable, Program
-from autellix_sgl.runtime.http.tenant_middleware import path_of
+from autellix_sgl.runtime.asgi import path_of, scope_of
 from autellix_sgl.runtime.identity import IdentityReader
 from autellix_sgl.runtime.metrics import TABLE_PERIOD_S, TableMetrics
 from autellix_sgl.runtime.tokenizer.call_ends import CallEnds, CallStates
@@ -37,7 +37,7 @@ from autellix_sgl.runtime.tokenizer.call_progress import (
     request_behind,
     request_of,
 )
-from autellix_sgl.runtime.tokenizer.opening import Opening, scope_of
+from autellix_sgl.runtime.tokenizer.opening import Opening
 from autellix_sgl.runtime.tokenizer.replicas import Replicas
 from autellix_sgl.runtime.tokenizer.request_fields import (
     check_overrides,
@@ -316,7 +316,7 @@ class ProgramTokenizerManager(TokenizerManager):  # type: ignore[misc]
             metrics.publish(self.table.statistics())
             metrics.publish_identities(self.identities.recognised, self.identities.ignored)
             if self.replicas is not None:
-                metrics.publish_replicas(self.replicas)
+                metrics.publish_replicas(self.replicas.live)
             if self.shares is not None:
                 metrics.publish_shares(self.shares)
             await asyncio.sleep(TABLE_PERIOD_S)

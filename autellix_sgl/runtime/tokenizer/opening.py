@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from autellix_sgl.runtime.http.tenant_middleware import path_of
+from autellix_sgl.runtime.asgi import path_of, scope_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -33,12 +33,6 @@ OWN = "autellix_own"
 
 # How often a call that waits looks whether its client is still there.
 DISCONNECT_PERIOD_S = 1.0
-
-
-def scope_of(request: Request) -> Scope:
-    """The ASGI scope of *request*; empty for what SGLang's gRPC port has in its place."""
-    scope: Scope = getattr(request, "scope", {})
-    return scope
 
 
 class Opening:

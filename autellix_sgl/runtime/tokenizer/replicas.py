@@ -21,7 +21,7 @@ import os
 import signal
 from contextlib import suppress
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from sglang.srt.managers.communicator import FanOutCommunicator
 from sglang.srt.managers.io_struct import (
@@ -35,17 +35,31 @@ from zmq.constants import SocketType
 
 from autellix_sgl.core import CostModel, Footprint, Placer
 
-if TYPE_CHECKING:
-    from autellix_sgl.runtime.tokenizer.manager import ProgramTokenizerManager
-
 logger = logging.getLogger(__name__)
+
+
+class ControlPlane(Protocol):
+    """What is asked and told of the tokenizer manager. All of it is SGLang's."""
+
+    elastic_worker_count: int
+
+    @property
+    def gracefully_exit(self) -> bool: ...
+
+    async def get_internal_state(self) -> list[dict[str, Any]]: ...
+
+    def update_active_ranks(self, ranks: ActiveRanksOutput) -> None: ...
+
+    def update_control_communicator_fan_out(self, fan_out: int) -> None: ...
+
+    def _handle_abort_req(self, recv_obj: AbortReq) -> None: ...
 
 
 class Replicas:
     """Places the calls of *manager* on *count* replicas by the placement *policy*."""
 
     def __init__(
-        self, manager: ProgramTokenizerManager, policy: str, count: int, cost_model: CostModel
+        self, manager: ControlPlane, policy: str, count: int, cost_model: CostModel
     ) -> None:
         self._manager = manager
         self._cost_model = cost_model

@@ -1,9 +1,9 @@
-"""Who makes way for whom in a scheduler's batch: the preemption pass, and memory pressure."""
+"""Who is preempted for whom in a scheduler's batch: the preemption pass, and memory pressure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
 from sglang.srt.managers.schedule_policy import CLIP_MAX_NEW_TOKENS
@@ -19,19 +19,17 @@ from autellix_sgl.runtime.scheduler.preemption import (
     steps_left,
 )
 from autellix_sgl.runtime.scheduler.room import Length, Room, room_in, short_of
-
-if TYPE_CHECKING:
-    from autellix_sgl.runtime.scheduler.scheduler import ProgramScheduler
+from autellix_sgl.runtime.scheduler.view import BatchView
 
 
-class MakingWay:
+class PreemptionPass:
     """Takes running calls of *scheduler* out of its batch. It does not queue them again.
 
     ``memory_is_short``: the last admission had slots left and no room in the KV pool.
     ``was_full``: the last admission left the batch full.
     """
 
-    def __init__(self, scheduler: ProgramScheduler) -> None:
+    def __init__(self, scheduler: BatchView) -> None:
         self._scheduler = scheduler
         self.memory_is_short = False
         self.was_full = False
@@ -108,7 +106,7 @@ class MakingWay:
         return self._comparable(self._scheduler.calls.call(req.rid).key, waiting=waiting)
 
     def _comparable(self, key: Key, *, waiting: bool) -> Key:
-        """What decides who makes way for whom.
+        """What decides who is preempted for whom.
 
         With lpm a level has no order of its own that a later arrival could break: only a better
         level preempts, so between equals the one that runs wins.

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from autellix_sgl.runtime.scheduler import making_way, preemption
-from autellix_sgl.runtime.scheduler.making_way import MakingWay
+from autellix_sgl.runtime.scheduler import preemption, preemption_pass
+from autellix_sgl.runtime.scheduler.preemption_pass import PreemptionPass
 from tests.runtime.requests import House, Request
 
 POOL = 1000
@@ -69,7 +69,7 @@ class Stream:
 
 def pressed(
     monkeypatch: pytest.MonkeyPatch, tree: Tree, *, calls: int, needs: int, host_tier: bool = True
-) -> tuple[MakingWay, Batch, Any]:
+) -> tuple[PreemptionPass, Batch, Any]:
     """*calls* of 100 tokens run, nothing is free, and the next step needs *needs*."""
     house = House()
     requests = [house.arrive(str(number)) for number in range(calls)]
@@ -82,9 +82,9 @@ def pressed(
 
     monkeypatch.setattr(preemption, "release_kv_cache", release_kv_cache)
     monkeypatch.setattr(Request, "reset_for_retract", lambda _: None, raising=False)
-    monkeypatch.setattr(making_way, "can_be_preempted", lambda _: True)
+    monkeypatch.setattr(preemption_pass, "can_be_preempted", lambda _: True)
     ratio = SimpleNamespace(estimate_new_token_ratio_after_retract=lambda _: 0.5)
-    monkeypatch.setattr(making_way, "NewTokenRatioTracker", ratio)
+    monkeypatch.setattr(preemption_pass, "NewTokenRatioTracker", ratio)
 
     def budget(cache: Tree) -> Any:
         return SimpleNamespace(remaining_total=cache.free + cache.evictable)
@@ -107,7 +107,7 @@ def pressed(
         _reqs_finishing_inflight=lambda _: [],
     )
     batch: Any = Batch(list(requests), tree, needs)
-    making: Any = MakingWay(scheduler)  # type: ignore[arg-type]
+    making: Any = PreemptionPass(scheduler)  # type: ignore[arg-type]
     return making, batch, scheduler
 
 
