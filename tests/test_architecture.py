@@ -213,7 +213,7 @@ def module_name(path: Path) -> str:
 def test_importing_the_package_is_cheap() -> None:
     """``import autellix_sgl`` and the doctor load neither torch nor sglang."""
     script = (
-        f"import sys, {PACKAGE}, {PACKAGE}.doctor, {PACKAGE}.config\n"
+        f"import sys, {PACKAGE}, {PACKAGE}.doctor.command, {PACKAGE}.config\n"
         "print([m for m in ('torch', 'sglang', 'transformers') if m in sys.modules])"
     )
     result = subprocess.run(

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from autellix_sgl import default_model, doctor
+from autellix_sgl import default_model
+from autellix_sgl.doctor import command, installation
 from autellix_sgl.patches import fingerprint
 from autellix_sgl.patches.acceptance import VARIABLE
 from autellix_sgl.patches.inventory import PATCHES
@@ -101,7 +102,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
 
 def ask(server: FakeServer, capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str]:
     """Exit status and standard output of the command."""
-    status = doctor.main(["--url", server.url, *flags])
+    status = command.main(["--url", server.url, *flags])
     return status, capsys.readouterr().out
 
 
@@ -205,7 +206,7 @@ def test_every_rank_is_judged(
 
 def test_the_api_key_is_sent_to_both_endpoints(server: FakeServer) -> None:
     """As a bearer token, which is what SGLang checks."""
-    assert doctor.main(["--url", server.url, "--api-key", "secret"]) == 0
+    assert command.main(["--url", server.url, "--api-key", "secret"]) == 0
     assert server.authorizations == ["Bearer secret"] * 2
 
 
@@ -224,7 +225,7 @@ def test_an_answer_that_cannot_be_judged_is_one_line(
 ) -> None:
     """Exit 2, nothing on standard output, the reason on standard error."""
     server.answers["/server_info"] = (status, body)
-    assert doctor.main(["--url", server.url]) == 2
+    assert command.main(["--url", server.url]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     assert line in printed.err
@@ -245,7 +246,7 @@ def test_no_server_there_is_one_line(
 ) -> None:
     """A refused connection, a missing scheme and a wrong one."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    assert doctor.main(["--url", url]) == 2
+    assert command.main(["--url", url]) == 2
     assert line in capsys.readouterr().err
 
 
@@ -253,8 +254,8 @@ def test_asking_a_server_imports_neither_torch_nor_sglang(server: FakeServer) ->
     """So that it answers at once, and from a machine that has neither."""
     script = (
         "import sys; sys.modules['torch'] = sys.modules['sglang'] = None\n"
-        "from autellix_sgl import doctor\n"
-        f"sys.exit(doctor.main(['--url', {server.url!r}]))"
+        "from autellix_sgl.doctor import command\n"
+        f"sys.exit(command.main(['--url', {server.url!r}]))"
     )
     result = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
@@ -271,7 +272,7 @@ def by_name(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def examine(capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any]]:
-    status = doctor.main(["--json"])
+    status = command.main(["--json"])
     return status, json.loads(capsys.readouterr().out)
 
 
@@ -288,7 +289,7 @@ def test_another_version_of_sglang_is_wrong(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Found and expected are both named."""
-    monkeypatch.setattr(doctor, "installed_version", lambda: "0.5.20")
+    monkeypatch.setattr(installation, "installed_version", lambda: "0.5.20")
     status, found = examine(capsys)
     assert status == 1
     assert by_name(found)["SGLang"]["ok"] is False
@@ -299,7 +300,7 @@ def test_without_sglang_each_patch_says_so_once(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not once for each of its definitions."""
-    monkeypatch.setattr(doctor, "installed_version", lambda: None)
+    monkeypatch.setattr(installation, "installed_version", lambda: None)
     status, found = examine(capsys)
     assert status == 1
     assert all(patch["problems"] == ["SGLang is not installed"] for patch in found["patches"])
@@ -317,7 +318,7 @@ def test_a_changed_definition_is_traced_to_its_patch(
     assert [bool(patch["problems"]) for patch in found["patches"]] == [
         patch.target == changed for patch in PATCHES
     ]
-    assert doctor.main([]) == 1
+    assert command.main([]) == 1
     text = capsys.readouterr().out
     assert f"{changed} has changed" in " ".join(text.split())
     assert "WRONG  upstream" in text
@@ -386,7 +387,7 @@ def test_an_old_python_is_wrong(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The version that is needed is named."""
-    monkeypatch.setattr(doctor, "MINIMUM_PYTHON", (4, 0))
+    monkeypatch.setattr(installation, "MINIMUM_PYTHON", (4, 0))
     status, found = examine(capsys)
     assert status == 1
     assert "4.0 or later is needed" in by_name(found)["Python"]["detail"]
