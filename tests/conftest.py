@@ -13,3 +13,8 @@ from tests.engine.tiny_model import build_tiny_model
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A two-layer Llama with the default model's tokenizer; its weights are dummies."""
     return build_tiny_model(tmp_path_factory.mktemp("tiny-model"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The fast ones first: those that start no server."""
+    items.sort(key=lambda item: item.get_closest_marker("engine") is not None)

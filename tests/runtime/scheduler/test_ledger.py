@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from autellix_sgl.core import CallStamp
 from autellix_sgl.runtime.scheduler.ledger import STAMP_ATTRIBUTE
-from tests.runtime.requests import House, Request
+from tests.runtime.scheduler.requests import House, Request
 
 
 def test_a_finished_request_that_is_seen_again_does_not_take_its_namesake_along() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from autellix_sgl.runtime.launch.platform import uses_cpu_engine
-from tests.cpu.families import (
+from tests.runtime.cpu.families import (
     FALLS_BACK,
     FAMILIES,
     FLAGS,
@@ -16,9 +16,9 @@ from tests.cpu.families import (
     UPSTREAM_CANNOT,
     Family,
 )
-from tests.cpu.family_process import try_model
+from tests.runtime.cpu.family_process import try_model
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "cpu.md"
+PAGE = Path(__file__).parents[3] / "docs" / "cpu.md"
 on_the_cpu = pytest.mark.skipif(
     not uses_cpu_engine(), reason="the backend is for machines without a GPU"
 )

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autellix_sgl.runtime.scheduler.waiting import PASSED_OVER
-from tests.runtime.requests import House, Request
+from tests.runtime.scheduler.requests import House, Request
 
 
 def test_a_window_draws_no_more_than_is_looked_at() -> None:

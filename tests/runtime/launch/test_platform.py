@@ -16,7 +16,7 @@ import pytest
 from autellix_sgl import default_model, server_defaults
 from autellix_sgl.runtime.launch import platform
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 CPU = {"SGLANG_USE_CPU_ENGINE": "1"}
 
 

@@ -16,7 +16,7 @@ from sglang.srt.managers.schedule_batch import Req
 from sglang.srt.sampling.sampling_batch_info import SamplingBatchInfo
 from sglang.srt.sampling.sampling_params import SamplingParams
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 HEADING = "## What a preemption must not change"
 
 # What a new field asks somebody to decide. Survives: it stays with the request, which is the same

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import linear, silu
 
 from autellix_sgl.runtime.cpu.ops import Kernels
-from tests.cpu.reference import BOUNDS, relative_error
+from tests.runtime.cpu.reference import BOUNDS, relative_error
 
 DTYPES = [torch.float32, torch.bfloat16]
 EPS = 1e-5

@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from autellix_sgl.runtime.cpu.ops import AttentionOps, Kernels
-from tests.cpu.reference import BOUNDS, Batch, Case, attend, make_batch, random_case, relative_error
+from tests.runtime.cpu.reference import (
+    BOUNDS,
+    Batch,
+    Case,
+    attend,
+    make_batch,
+    random_case,
+    relative_error,
+)
 
 DTYPES = [torch.float32, torch.bfloat16]
 BASE = Case(prefixes=(0, 5, 300), counts=(1, 70, 33), kv_heads=3, group=3, head_size=64)

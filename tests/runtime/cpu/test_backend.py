@@ -15,7 +15,7 @@ from autellix_sgl.runtime.cpu import BACKEND_NAME, attention, install
 from autellix_sgl.runtime.cpu.build import KernelsUnavailable
 from autellix_sgl.runtime.cpu.fallback import TorchOps
 from autellix_sgl.runtime.cpu.ops import Kernels
-from tests.cpu.reference import Batch, Case, make_batch, relative_error
+from tests.runtime.cpu.reference import Batch, Case, make_batch, relative_error
 
 CASES = [
     Case((0, 5, 130), (4, 70, 33), kv_heads=2, group=3, head_size=64),

@@ -17,7 +17,7 @@ from torch import nn
 
 from autellix_sgl.runtime.cpu import fused
 from autellix_sgl.runtime.cpu.ops import Kernels
-from tests.cpu.reference import relative_error
+from tests.runtime.cpu.reference import relative_error
 
 
 @pytest.fixture(autouse=True)

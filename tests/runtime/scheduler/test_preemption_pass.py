@@ -11,7 +11,7 @@ import pytest
 
 from autellix_sgl.runtime.scheduler import preemption, preemption_pass
 from autellix_sgl.runtime.scheduler.preemption_pass import PreemptionPass
-from tests.runtime.requests import House, Request
+from tests.runtime.scheduler.requests import House, Request
 
 POOL = 1000
 
