@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
+from autellix_sgl.core.calls.account import Account
 from autellix_sgl.core.calls.cost import CostModel, StepWork
 from autellix_sgl.core.calls.levels import Levels
 from autellix_sgl.core.calls.model import Call, CallStamp, CallStatistics
@@ -24,7 +25,7 @@ from autellix_sgl.core.calls.waits import Reason
 from autellix_sgl.core.memory.program_memory import ProgramMemory, Worth
 from autellix_sgl.core.scheduling.decision_log import DecisionLog, Recorder, remembering
 from autellix_sgl.core.scheduling.preemption import Candidate, Running, choose_victims
-from autellix_sgl.core.scheduling.shares import Account, SharedQueue
+from autellix_sgl.core.scheduling.shares import SharedQueue
 from autellix_sgl.core.scheduling.starvation import Starvation
 from autellix_sgl.core.scheduling.wait_reasons import WaitReasons
 from autellix_sgl.errors import ConfigError, UnknownCall

@@ -25,11 +25,11 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from heapq import heappop, heappush, heapreplace, merge
 from itertools import islice
 
-from autellix_sgl.core.calls.queue import CallQueue, Key
+from autellix_sgl.core.calls.account import Account
+from autellix_sgl.core.calls.queue import Key
 from autellix_sgl.errors import ConfigError
 
 # A turn by default, in the time that a full batch takes to get its service: a driver multiplies by
@@ -39,26 +39,6 @@ SHARE_TURN_MS = 1000.0
 # Accounts are looked through for such as can be forgotten when there are so many, or three times
 # as many as were kept the last time.
 FEW_ACCOUNTS = 64
-
-
-@dataclass(slots=True, eq=False)
-class Account:
-    """One tenant's standing in one scheduler.
-
-    ``weight`` is at most 1, the largest: that tenant's turn is as long as a turn is, the others'
-    are shorter. ``virtual_ms`` only grows, and ``turn`` with it. ``service_ms`` is what it was
-    charged since the account was opened, ``calls`` how many it has here. ``first`` is where its
-    best waiting call stands among all tenants', None if none waits.
-    """
-
-    tenant: str
-    weight: float
-    virtual_ms: float = 0.0
-    turn: int = 0
-    service_ms: float = 0.0
-    calls: int = 0
-    first: Key | None = None
-    queue: CallQueue = field(default_factory=CallQueue)
 
 
 class SharedQueue:

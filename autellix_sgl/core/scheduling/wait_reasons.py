@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from autellix_sgl.core.calls.account import Account
 from autellix_sgl.core.calls.model import Call
 from autellix_sgl.core.calls.queue import CallQueue
 from autellix_sgl.core.calls.waits import NO_WAITS, Rank, Reason, WaitClock, add, settled
-from autellix_sgl.core.scheduling.shares import Account, SharedQueue
+from autellix_sgl.core.scheduling.shares import SharedQueue
 
 
 class WaitReasons:
