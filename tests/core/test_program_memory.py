@@ -34,14 +34,20 @@ def called(calls: CallScheduler, program: str, *, ms: int = 1, kind: str = "") -
     call = calls.arrive(f"{program}-{calls.clock_ms}", stamp, 100).id
     calls.admit_programs()
     calls.admit(call, 100)
-    calls.step(StepWork((), (call,)), repeat=ms)
+    decode(calls, call, ms)
     calls.remove(call, 100)
     return calls.clock_ms
 
 
 def pause(calls: CallScheduler, ms: int) -> None:
     """Time passes: steps of somebody else."""
-    calls.step(StepWork((), ("other",)), repeat=ms)
+    decode(calls, "other", ms)
+
+
+def decode(calls: CallScheduler, call: str, ms: int) -> None:
+    """A step is 1 ms."""
+    for _ in range(ms):
+        calls.step(StepWork((), (call,)))
 
 
 def order(calls: CallScheduler, used: dict[str, float]) -> list[str]:
