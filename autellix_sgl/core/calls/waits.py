@@ -22,7 +22,7 @@ Standing = tuple[int, int]
 """Turn and level of a call, which others may share; the turn is 0 where tenants have no shares."""
 
 Mark = tuple[float, float, float]
-"""Time that the front was in a standing's turn, and of it at that standing for memory, for slots."""
+"""Time that the front was in a standing's turn, and of it there, for memory and for slots."""
 
 START: Mark = (0.0, 0.0, 0.0)
 
