@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autellix_sgl.core import (
@@ -135,6 +135,21 @@ def test_programs_that_are_not_let_in_lose_theirs_before_those_that_are() -> Non
     assert order(calls, used) == ["out", "in"]
 
 
+def test_without_a_memory_contexts_go_by_their_last_use_and_nobody_is_held() -> None:
+    """Of whichever program, over or not."""
+    calls = CallScheduler(policy_named("plas"), Levels.single(), MODEL)
+    used = {program: called(calls, program) for program in "pqr"}
+    calls.end_program("r")
+    assert order(calls, used) == ["p", "q", "r"]
+    for program in "pqr":
+        calls.arrive(program, CallStamp(program), 10**9)
+    calls.admit_programs()
+    calls.review_programs()
+    assert list(calls.offered()) == ["p", "q", "r"]
+    assert calls.num_held == 0
+
+
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from("pqr"), st.integers(1, 300), st.booleans()), max_size=30),
     st.booleans(),

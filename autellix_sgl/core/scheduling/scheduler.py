@@ -66,6 +66,7 @@ class CallScheduler(LiveCalls):
         self.cost_model = cost_model
         self.interval = interval
         self._progression = Progression(policy, levels)
+        # Looked up once: it is asked for each call of each step.
         self._charge_share = self._shares.charge
         self._steps_since_pass = 0
         self._urgent = False
