@@ -8,7 +8,13 @@
     frontend      errors                             sglang.lang, in one file
     the rest      anything of ours                   what is run by name
 
-Imports inside functions and those for type checkers count too.
+Inside core and runtime a room uses only those on the floors below it:
+
+    core          scheduling > memory > programs > placement > calls
+    runtime       launch > http > tokenizer | scheduler > metrics | identity > cpu > wire
+
+And no modules of ours import each other in a circle. Imports inside functions and those for type
+checkers count too.
 """
 
 from __future__ import annotations
@@ -37,6 +43,17 @@ ALLOWED = {
     "errors": set[str](),
     "config": {"core", "errors"},
 }
+# The rooms of a package, floor by floor from the lowest; two on one floor do not use each other.
+CORE_FLOORS = (("calls",), ("placement",), ("programs",), ("memory",), ("scheduling",))
+RUNTIME_FLOORS = (
+    ("wire",),
+    ("cpu",),
+    ("metrics", "identity"),
+    ("tokenizer", "scheduler"),
+    ("http",),
+    ("launch",),
+)
+
 PURE = ("core", "workloads", "sim")
 HEAVY = ("sglang", "torch")
 
@@ -59,6 +76,14 @@ def part_of(path: Path) -> str:
     if path.is_relative_to(ROOT / "patches"):
         return "patches"
     return path.relative_to(ROOT / PACKAGE).with_suffix("").parts[0]
+
+
+def module_name(path: Path) -> str:
+    """By which it is imported."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    if parts[0] == "patches":
+        parts = (PACKAGE, *parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def sources() -> list[Path]:
@@ -105,6 +130,114 @@ def test_a_module_imports_only_what_its_package_may(path: Path) -> None:
         if is_under(module, PACKAGE) and module != f"{PACKAGE}.__version__":
             imported = module.split(".")[1]
             assert imported in allowed, f"{where(path, node)}: {part} imports {module}"
+
+
+Floors = tuple[tuple[str, ...], ...]
+
+
+def room_of(part: str, path: Path) -> str:
+    """The room of a package that a source file is in; empty for the package's own __init__."""
+    name = path.relative_to(folder_of(part)).with_suffix("").parts[0]
+    return "" if name == "__init__" else name
+
+
+def storeys_up(part: str, floors: Floors, path: Path) -> Iterator[str]:
+    """Imports of *path* out of its room that do not lead to a floor below it."""
+    floor_of = {room: floor for floor, rooms in enumerate(floors) for room in rooms}
+    room = room_of(part, path)
+    for module, node in imports_of(path):
+        if not room or not is_under(module, f"{PACKAGE}.{part}"):
+            continue
+        other = module.split(".")[2]
+        if other != room and not (other in floor_of and floor_of[other] < floor_of[room]):
+            yield f"{where(path, node)}: {room} imports {module}"
+
+
+@pytest.mark.parametrize("path", sources_of("core"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_room_of_core_uses_only_those_below_it(path: Path) -> None:
+    """Nor does it import what the package offers to others."""
+    assert not list(storeys_up("core", CORE_FLOORS, path))
+
+
+@pytest.mark.parametrize(
+    "path", sources_of("runtime"), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_a_room_of_the_runtime_uses_only_those_below_it(path: Path) -> None:
+    """The tokenizer's process and the scheduler's meet in the wire only."""
+    assert not list(storeys_up("runtime", RUNTIME_FLOORS, path))
+
+
+@pytest.mark.parametrize(("part", "floors"), [("core", CORE_FLOORS), ("runtime", RUNTIME_FLOORS)])
+def test_every_room_has_its_floor(part: str, floors: Floors) -> None:
+    """No folder or module beside them."""
+    rooms = {room_of(part, path) for path in sources_of(part)} - {""}
+    assert rooms == {room for floor in floors for room in floor}
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Every module of ours by its name."""
+    return {module_name(path): path for path in sources()}
+
+
+@cache
+def imports_by_module() -> dict[str, set[str]]:
+    """Of each module of ours, those of ours that it imports."""
+    return {name: set(imported_modules(path)) - {name} for name, path in modules().items()}
+
+
+def imported_modules(path: Path) -> Iterator[str]:
+    """The modules of ours that *path* names: a module's own name, not the packages it is in."""
+    for imported, _ in imports_of(path):
+        for name in (imported, imported.rpartition(".")[0]):
+            if name in modules():
+                yield name
+                break
+
+
+def way_back(module: str, graph: dict[str, set[str]]) -> list[str]:
+    """A shortest way along imports from *module* to itself; empty if there is none."""
+    came_from = {}
+    reached = [module]
+    for here in reached:
+        for following in sorted(graph[here]):
+            if following == module:
+                way = [here]
+                while way[-1] != module:
+                    way.append(came_from[way[-1]])
+                return [*reversed(way), module]
+            if following not in came_from:
+                came_from[following] = here
+                reached.append(following)
+    return []
+
+
+def circle_through(module: str) -> str:
+    return " -> ".join(way_back(module, imports_by_module()))
+
+
+OUTSIDE_RUNTIME = [name for name in modules() if not is_under(name, f"{PACKAGE}.runtime")]
+INSIDE_RUNTIME = [name for name in modules() if is_under(name, f"{PACKAGE}.runtime")]
+
+
+@pytest.mark.parametrize("module", OUTSIDE_RUNTIME)
+def test_no_module_imports_itself_by_a_circle(module: str) -> None:
+    """Through whatever others: then neither can be read, or used, without the other."""
+    assert not circle_through(module)
+
+
+@pytest.mark.parametrize("module", INSIDE_RUNTIME)
+def test_no_module_of_the_runtime_imports_itself_by_a_circle(module: str) -> None:
+    """As above."""
+    assert not circle_through(module)
+
+
+def test_a_circle_is_found() -> None:
+    """By its shortest way; what only leads to it is in none."""
+    graph = {"a": {"b"}, "b": {"c", "d"}, "c": {"d"}, "d": {"b"}}
+    assert way_back("a", graph) == []
+    assert way_back("c", graph) == ["c", "d", "b", "c"]
+    assert way_back("d", graph) == ["d", "b", "d"]
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
@@ -203,11 +336,6 @@ def test_a_pure_package_imports_without_torch_and_sglang(part: str) -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
-
-
-def module_name(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def test_importing_the_package_is_cheap() -> None:

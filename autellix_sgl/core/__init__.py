@@ -8,6 +8,7 @@ tensor-parallel rank runs its own CallScheduler, so a decision may depend only o
 on a clock, a hash seed or the order of a set.
 """
 
+from autellix_sgl.core.calls.account import Account
 from autellix_sgl.core.calls.cost import CostModel, StepWork
 from autellix_sgl.core.calls.levels import Levels
 from autellix_sgl.core.calls.model import Call, CallStamp, CallStatistics
@@ -23,7 +24,7 @@ from autellix_sgl.core.programs.program import ActiveCall, Program, TableStatist
 from autellix_sgl.core.programs.table import ProcessTable
 from autellix_sgl.core.scheduling.preemption import Candidate, Running, choose_victims
 from autellix_sgl.core.scheduling.scheduler import CallScheduler
-from autellix_sgl.core.scheduling.shares import SHARE_TURN_MS, Account
+from autellix_sgl.core.scheduling.shares import SHARE_TURN_MS
 
 __all__ = [
     "PLACEMENTS",

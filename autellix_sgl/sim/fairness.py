@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from autellix_sgl.core import CostModel, StepWork
 from autellix_sgl.errors import ConfigError
 from autellix_sgl.sim.experiments import Arrivals, Setting
+from autellix_sgl.sim.jump import decode_run_ms
 from autellix_sgl.sim.metrics import report
 from autellix_sgl.sim.simulation import ProgramRun, Simulation
 from autellix_sgl.sim.systems import ORACLES, system_named
@@ -170,7 +171,7 @@ class ShareMeter:
         contended = all(self._waiting[tenant] for tenant in self.tenants)
         charges = self._cost_model.charges_ms(work)
         if repeat > 1:
-            total = sum(self._cost_model.decode_run_ms(work, repeat))
+            total = sum(decode_run_ms(self._cost_model, work, repeat))
             charges = [(call, total) for call in work.decodes]
         for call, ms in charges:
             tenant = self._tenant_of[call]

@@ -26,6 +26,7 @@ from autellix_sgl.core import (
     StepWork,
     choose_victims,
 )
+from autellix_sgl.sim.jump import decode_run_ms
 
 Key = tuple[float, int]
 
@@ -112,7 +113,7 @@ class RankScheduler:
             for call_id, charge_ms in self.cost_model.charges_ms(work):
                 self._running[call_id].service_ms += charge_ms
         else:
-            total = sum(self.cost_model.decode_run_ms(work, repeat))
+            total = sum(decode_run_ms(self.cost_model, work, repeat))
             self.clock_ms += total
             for call_id in work.decodes:
                 self._running[call_id].service_ms += total

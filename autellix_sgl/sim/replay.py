@@ -23,7 +23,6 @@ from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 
 from autellix_sgl.core import (
-    CallScheduler,
     CallStamp,
     Candidate,
     CostModel,
@@ -37,6 +36,7 @@ from autellix_sgl.core.calls.model import Itinerary
 from autellix_sgl.core.calls.queue import Key
 from autellix_sgl.core.calls.waits import Reason
 from autellix_sgl.errors import AutellixError, ConfigError, UnknownCall
+from autellix_sgl.sim.jump import JumpingScheduler
 from autellix_sgl.workloads.errors import WorkloadError
 from autellix_sgl.workloads.fields import Record, read_events
 
@@ -92,7 +92,7 @@ class _Player:
             quanta = [math.inf if q is None else float(q) for q in start.items("quanta_ms")]
             boundaries = tuple(start.numbers("boundaries_ms"))
             model = _cost_model(start.inside("cost_model", start.get("cost_model")))
-            self._scheduler = CallScheduler(
+            self._scheduler = JumpingScheduler(
                 policy_named(start.text("policy")),
                 Levels(boundaries, tuple(quanta)),
                 model,

@@ -18,6 +18,7 @@ from autellix_sgl.sim.batch import DecodeBatch, SimCall
 from autellix_sgl.sim.branch import Branch
 from autellix_sgl.sim.eviction import EvictionOrder
 from autellix_sgl.sim.hardware import ServerModel
+from autellix_sgl.sim.jump import steps_within
 from autellix_sgl.sim.optimum import RecordedCache
 from autellix_sgl.sim.prefix_cache import PrefixCache
 from autellix_sgl.sim.seam import Scheduler, preempts
@@ -302,21 +303,8 @@ class Replica:
                 steps = min(steps, max(1, self.calls.steps_to_pass))
             until_ms = min(until_ms, self.calls.next_promotion_ms - self.calls.clock_ms)
         if steps > 1 and until_ms < math.inf:
-            steps = min(steps, self._steps_within(work, until_ms))
+            steps = min(steps, steps_within(self.calls.cost_model, work, until_ms))
         return max(1, steps)
-
-    def _steps_within(self, work: StepWork, ms: float) -> int:
-        """The fewest steps that take at least *ms*; contexts grow a token a call and step."""
-        cost = self.calls.cost_model
-        first, growth = cost.step_ms(work), cost.per_context_token_ms * len(work.decodes)
-        if ms <= first:
-            return 1
-        # n*first + growth*n*(n-1)/2 >= ms
-        half = growth / 2
-        if half * ms < 1e-12 * first * first:
-            return math.ceil(ms / first)
-        slope = first - half
-        return math.ceil((math.sqrt(slope * slope + 4 * half * ms) - slope) / (2 * half))
 
     def _advance(self, steps: int) -> None:
         """Every decoding call has written *steps* more tokens; those that are done leave."""

@@ -27,7 +27,7 @@ class CallRecord(Protocol):
 
 
 class Scheduler(Protocol):
-    """The events and questions of :class:`CallScheduler` that a driver uses."""
+    """The events and questions of a :class:`CallScheduler` that jumps (``jump``), as used here."""
 
     clock_ms: float
     cost_model: CostModel

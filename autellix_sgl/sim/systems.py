@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from autellix_sgl.core import CallScheduler, CallStamp, Levels, policy_named
+from autellix_sgl.core import CallStamp, Levels, policy_named
 from autellix_sgl.core.memory.program_memory import LRU, OFF, WORKING_SET, ProgramMemory
 from autellix_sgl.core.scheduling.decision_log import Recorder
 from autellix_sgl.errors import ConfigError
 from autellix_sgl.sim.hardware import ServerModel
+from autellix_sgl.sim.jump import JumpingScheduler
 from autellix_sgl.sim.oracles import RankScheduler
 from autellix_sgl.sim.seam import Scheduler
 
@@ -69,7 +70,7 @@ class System:
         """A fresh scheduler for one replica. *remaining_of* is for the clairvoyant only."""
         if self.name in ORACLES:
             return _oracle(self.name, server, tuning, remaining_of)
-        return CallScheduler(
+        return JumpingScheduler(
             policy_named(self.table_policy),
             tuning.levels,
             server.cost,

@@ -45,7 +45,8 @@ class Server:
         self.calls.admit(call, self.prompts.get(call, 1), cached)
 
     def step(self, ms: float, *running: str) -> None:
-        self.calls.step(StepWork((), running), repeat=int(ms))
+        for _ in range(int(ms)):
+            self.calls.step(StepWork((), running))
 
     def finish(self, call: str, tokens: int) -> None:
         program = self.calls.call(call).stamp.program
@@ -226,7 +227,7 @@ def test_admission_loses_no_call_and_never_idles_the_machine(
         server.calls.admit_programs()
         server.calls.check()
         memory = server.calls.memory
-        assert memory is not None
+        assert isinstance(memory, ProgramMemory)
         memory.sets.check()
         if server.calls.num_waiting and not server.calls.num_running:
             assert server.offered, "calls wait, nothing runs, and none is offered"

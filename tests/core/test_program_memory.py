@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autellix_sgl.core import (
@@ -34,14 +34,20 @@ def called(calls: CallScheduler, program: str, *, ms: int = 1, kind: str = "") -
     call = calls.arrive(f"{program}-{calls.clock_ms}", stamp, 100).id
     calls.admit_programs()
     calls.admit(call, 100)
-    calls.step(StepWork((), (call,)), repeat=ms)
+    decode(calls, call, ms)
     calls.remove(call, 100)
     return calls.clock_ms
 
 
 def pause(calls: CallScheduler, ms: int) -> None:
     """Time passes: steps of somebody else."""
-    calls.step(StepWork((), ("other",)), repeat=ms)
+    decode(calls, "other", ms)
+
+
+def decode(calls: CallScheduler, call: str, ms: int) -> None:
+    """A step is 1 ms."""
+    for _ in range(ms):
+        calls.step(StepWork((), (call,)))
 
 
 def order(calls: CallScheduler, used: dict[str, float]) -> list[str]:
@@ -129,6 +135,21 @@ def test_programs_that_are_not_let_in_lose_theirs_before_those_that_are() -> Non
     assert order(calls, used) == ["out", "in"]
 
 
+def test_without_a_memory_contexts_go_by_their_last_use_and_nobody_is_held() -> None:
+    """Of whichever program, over or not."""
+    calls = CallScheduler(policy_named("plas"), Levels.single(), MODEL)
+    used = {program: called(calls, program) for program in "pqr"}
+    calls.end_program("r")
+    assert order(calls, used) == ["p", "q", "r"]
+    for program in "pqr":
+        calls.arrive(program, CallStamp(program), 10**9)
+    calls.admit_programs()
+    calls.review_programs()
+    assert list(calls.offered()) == ["p", "q", "r"]
+    assert calls.num_held == 0
+
+
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from("pqr"), st.integers(1, 300), st.booleans()), max_size=30),
     st.booleans(),

@@ -112,6 +112,17 @@ def test_a_starving_call_is_promoted_when_wait_outweighs_service_by_beta() -> No
     assert s.remove("old").wait_ms == 13  # the report keeps the whole wait
 
 
+def test_the_next_promotion_is_known_before_it_is_due() -> None:
+    """(W + w) / (T + t) = 2 with T = 7 is reached after 14 ms."""
+    s = scheduler(beta=2)
+    assert s.next_promotion_ms == math.inf
+    s.arrive("a", CallStamp("A", priority_ms=7.0, program_service_ms=7.0))
+    assert s.next_promotion_ms == 14.0
+    decode(s, steps=14)
+    assert s.promote_starving() == ["a"]
+    assert s.next_promotion_ms == math.inf
+
+
 def test_a_promoted_programs_other_thread_is_promoted_with_it() -> None:
     """Only the call's own counters are zeroed, so the program's W and T promote the sibling too."""
     s = scheduler(beta=2)

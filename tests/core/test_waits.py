@@ -22,7 +22,7 @@ from autellix_sgl.core import (
     by_reason,
     policy_named,
 )
-from autellix_sgl.core.calls.waits import FEW_RANKS, WaitClock, settled
+from autellix_sgl.core.calls.waits import FEW_STANDINGS, WaitClock, settled
 
 
 def scheduler(turn_ms: float | None = None, cost: CostModel | None = None) -> CallScheduler:
@@ -124,18 +124,18 @@ class Naive:
         waiting = [s.call(call) for call in s.waiting()]
         if not waiting:
             return
-        best = min(rank_of(call) for call in waiting)
-        turn, level = min(best, max((rank_of(s.call(call)) for call in running), default=best))
+        best = min(standing_of(call) for call in waiting)
+        turn, level = min(best, max((standing_of(s.call(call)) for call in running), default=best))
         for call in waiting:
             reason = short_of
-            if rank_of(call)[0] > turn:
+            if standing_of(call)[0] > turn:
                 reason = Reason.SHARE
-            elif rank_of(call)[1] > level:
+            elif standing_of(call)[1] > level:
                 reason = Reason.LEVEL
             self.waits.setdefault(call.id, [0.0] * len(REASONS))[REASONS.index(reason)] += ms
 
 
-def rank_of(call: Call) -> tuple[int, int]:
+def standing_of(call: Call) -> tuple[int, int]:
     return (call.account.turn if call.account else 0, call.level)
 
 
@@ -226,11 +226,11 @@ def test_parts_add_up_in_any_order(wait_ms: float, shares: list[float]) -> None:
         assert parts == pytest.approx(rough, abs=max(1e-5, 8 * math.ulp(wait_ms)))
 
 
-def test_ranks_that_nobody_can_be_in_are_forgotten() -> None:
+def test_standings_that_nobody_can_be_in_are_forgotten() -> None:
     """Turns go on for ever; what is kept of them does not."""
     clock = WaitClock()
-    for turn in range(40 * FEW_RANKS):
+    for turn in range(40 * FEW_STANDINGS):
         clock.forget_turns_before(turn)
         clock.advance((turn, 0), 1.0, Reason.SLOTS)
-    assert len(clock._at_front) <= FEW_RANKS
-    assert len(clock._in_turn) <= FEW_RANKS
+    assert len(clock._at_front) <= FEW_STANDINGS
+    assert len(clock._in_turn) <= FEW_STANDINGS

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from autellix_sgl.core import CallScheduler, CallStamp, CostModel, Levels, StepWork, policy_named
+from autellix_sgl.core import CallStamp, CostModel, Levels, StepWork, policy_named
 from autellix_sgl.errors import ConfigError
 from autellix_sgl.sim import Arrivals, ServerModel, Setting, Tuning
 from autellix_sgl.sim.cli import main
 from autellix_sgl.sim.fairness import ShareMeter, Tenant, dealt, shares
+from autellix_sgl.sim.jump import JumpingScheduler
 from autellix_sgl.workloads import all_at_once, generate, load, save
 
 SETTING = Setting(
@@ -131,7 +132,7 @@ def test_what_cannot_be_compared_is_refused() -> None:
 def test_a_share_counts_only_while_all_wait() -> None:
     """A tenant without a waiting call has all that it asks for."""
     meter = ShareMeter(["a", "b"], CostModel(1.0))
-    s = CallScheduler(policy_named("fcfs"), Levels.single(), CostModel(1.0), record=meter.record)
+    s = JumpingScheduler(policy_named("fcfs"), Levels.single(), CostModel(1.0), record=meter.record)
     for call, tenant in (("a1", "a"), ("b1", "b"), ("a2", "a"), ("b2", "b")):
         s.arrive(call, CallStamp(call, tenant=tenant))
     s.admit("a1")

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autellix_sgl.core import (
-    CallScheduler,
     CallStamp,
     Candidate,
     CostModel,
@@ -25,17 +24,18 @@ from autellix_sgl.core import (
 )
 from autellix_sgl.errors import ConfigError
 from autellix_sgl.sim.cli import main
+from autellix_sgl.sim.jump import JumpingScheduler
 from autellix_sgl.sim.replay import recorded, replay, replay_file
 from autellix_sgl.workloads import WorkloadError
 
 Log = list[tuple[str, dict[str, object]]]
 
 
-def recorder(pool_tokens: int = 0) -> tuple[CallScheduler, Log]:
-    """A scheduler as the engine makes one, with program admission if a pool is given; its log."""
+def recorder(pool_tokens: int = 0) -> tuple[JumpingScheduler, Log]:
+    """A scheduler as the simulator's, with program admission if a pool is given; its log."""
     log: Log = []
     model = CostModel(1.0, 0.1, 0.01, 0.001)
-    scheduler = CallScheduler(
+    scheduler = JumpingScheduler(
         policy_named("plas"),
         Levels((2.0, 6.0), (2.0, 4.0, math.inf)),
         model,
@@ -60,7 +60,7 @@ EVENTS = st.lists(
 )
 
 
-def drive(scheduler: CallScheduler, log: Log, events: list[tuple[str, int]]) -> None:
+def drive(scheduler: JumpingScheduler, log: Log, events: list[tuple[str, int]]) -> None:
     """Whatever of *events* is possible, with a change of the cost model now and then."""
     running: list[str] = []
     for number, (event, which) in enumerate(events):

@@ -84,12 +84,6 @@ class CostModel:
         ]
         return prefills + [(call, decode_ms) for call in work.decodes]
 
-    def decode_run_ms(self, work: StepWork, steps: int) -> Sequence[float]:
-        """What each of *steps* decode steps of *work* costs, contexts growing a token a call."""
-        first_ms = self.step_ms(work)
-        growth_ms = self.per_context_token_ms * len(work.decodes)
-        return [first_ms + growth_ms * number for number in range(steps)]
-
     def as_dict(self) -> dict[str, float | None]:
         return {**{name: getattr(self, name) for name in COEFFICIENTS}, "error": self.error}
 

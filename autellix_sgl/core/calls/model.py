@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from autellix_sgl.core.calls.account import Account
 from autellix_sgl.core.calls.queue import Key
-from autellix_sgl.core.calls.waits import NO_WAITS, START, Mark, Rank, settled
-from autellix_sgl.core.scheduling.shares import Account
+from autellix_sgl.core.calls.waits import NO_WAITS, START, Mark, Standing, settled
 
 # What of a stamp is left out of a decision trace: features that are off must not change it.
 UNUSED = {"itinerary": (), "order": 0, "tenant": "", "weight": 1.0, "kind": ""}
@@ -113,7 +113,7 @@ class Call:
         return "" if self.account is None else self.account.tenant
 
     @property
-    def rank(self) -> Rank:
+    def standing(self) -> Standing:
         """The turn of its tenant, 0 without shares, and its level."""
         return (0 if self.account is None else self.account.turn, self.level)
 

@@ -50,7 +50,7 @@ class CallQueue:
         del self._ids[key]
         del self._keys[bisect_left(self._keys, key)]
 
-    def rank(self, key: Key) -> int:
+    def before(self, key: Key) -> int:
         """How many calls are before *key*."""
         return bisect_left(self._keys, key)
 

@@ -6,9 +6,10 @@
     slots   nobody better does; the batch is full, or the step's prefill budget is
 
 Who keeps a call waiting is the *front*: the better of the best waiting call and the worst running
-one. A call behind the front waits for its rank, a call of the front's own rank for room. So at any
-moment all waiting calls of one rank wait for one reason, and time is kept by rank and not by call:
-a step adds to two sums, and a call that stops to wait reads how far they have come since it began.
+one. A call behind the front waits for its standing, a call of the front's own standing for room. So
+at any moment all waiting calls of one standing wait for one reason, and time is kept by standing
+and not by call: a step adds to two sums, and a call that stops to wait reads how far they have come
+since it began.
 """
 
 from __future__ import annotations
@@ -17,20 +18,20 @@ import math
 from collections.abc import Sequence
 from enum import StrEnum
 
-Rank = tuple[int, int]
-"""Turn and level of a call; the turn is 0 where tenants have no shares."""
+Standing = tuple[int, int]
+"""Turn and level of a call, which others may share; the turn is 0 where tenants have no shares."""
 
 Mark = tuple[float, float, float]
-"""Time that the front was in the rank's turn, and of it at the rank for memory and for slots."""
+"""Time that the front was in a standing's turn, and of it there, for memory and for slots."""
 
 START: Mark = (0.0, 0.0, 0.0)
 
 # A nanosecond: what is less in a split of a wait is rounding.
 GRAIN_MS = 2.0**-20
 
-# Ranks are looked through for such as nobody can be in any more when there are so many, or three
-# times as many as were kept the last time.
-FEW_RANKS = 256
+# Standings are looked through for such as nobody can have any more when there are so many, or
+# three times as many as were kept the last time.
+FEW_STANDINGS = 256
 
 
 class Reason(StrEnum):
@@ -48,19 +49,19 @@ NO_WAITS = (0.0,) * len(REASONS)
 
 
 class WaitClock:
-    """Sums of time by rank of the front; see the module's docstring.
+    """Sums of time by standing of the front; see the module's docstring.
 
-    A tenant's calls change their rank together, when its turn changes. Then an offset for each
+    A tenant's calls change their standing together, when its turn changes. Then an offset for each
     level makes up for the difference between the sums, so that no call need be looked at.
     """
 
     def __init__(self) -> None:
         self._in_turn: dict[int, float] = {}
-        self._at_front: dict[Rank, tuple[float, float]] = {}
+        self._at_front: dict[Standing, tuple[float, float]] = {}
         self._offsets: dict[str, dict[int, Mark]] = {}
-        self._sweep_at = FEW_RANKS
+        self._sweep_at = FEW_STANDINGS
 
-    def advance(self, front: Rank, ms: float, short_of: Reason) -> None:
+    def advance(self, front: Standing, ms: float, short_of: Reason) -> None:
         """Time passes while *front* is the front and *short_of* (memory or slots) the shortage."""
         turn = front[0]
         self._in_turn[turn] = self._in_turn.get(turn, 0.0) + ms
@@ -71,20 +72,20 @@ class WaitClock:
             slots += ms
         self._at_front[front] = (memory, slots)
 
-    def begin(self, tenant: str, rank: Rank) -> Mark:
-        """A call of that rank begins to wait; the mark is for :meth:`end`."""
-        self._offsets.setdefault(tenant, {}).setdefault(rank[1], START)
-        return self._read(tenant, rank)
+    def begin(self, tenant: str, standing: Standing) -> Mark:
+        """A call of that standing begins to wait; the mark is for :meth:`end`."""
+        self._offsets.setdefault(tenant, {}).setdefault(standing[1], START)
+        return self._read(tenant, standing)
 
-    def end(self, tenant: str, rank: Rank, mark: Mark, waited_ms: float) -> Sequence[float]:
+    def end(self, tenant: str, standing: Standing, mark: Mark, waited_ms: float) -> Sequence[float]:
         """What a wait of *waited_ms* was for, by REASONS; the sum can be off by rounding."""
-        in_turn, memory, slots = _difference(self._read(tenant, rank), mark)
+        in_turn, memory, slots = _difference(self._read(tenant, standing), mark)
         share = max(0.0, waited_ms - in_turn)
         level = max(0.0, in_turn - memory - slots)
         return (0.0, share, level, memory, slots)
 
     def move(self, tenant: str, before: int, after: int) -> None:
-        """A tenant's turn changed, and with it the rank of all its calls."""
+        """A tenant's turn changed, and with it the standing of all its calls."""
         offsets = self._offsets.get(tenant, {})
         for level in offsets:
             now = self._read(tenant, (before, level))
@@ -99,15 +100,15 @@ class WaitClock:
         if len(self._at_front) < self._sweep_at:
             return
         self._in_turn = {t: ms for t, ms in self._in_turn.items() if t >= turn}
-        self._at_front = {rank: ms for rank, ms in self._at_front.items() if rank[0] >= turn}
-        self._sweep_at = FEW_RANKS + 2 * len(self._at_front)
+        self._at_front = {at: sums for at, sums in self._at_front.items() if at[0] >= turn}
+        self._sweep_at = FEW_STANDINGS + 2 * len(self._at_front)
 
-    def _read(self, tenant: str, rank: Rank) -> Mark:
-        return _sum(self._sums(rank), self._offsets[tenant][rank[1]])
+    def _read(self, tenant: str, standing: Standing) -> Mark:
+        return _sum(self._sums(standing), self._offsets[tenant][standing[1]])
 
-    def _sums(self, rank: Rank) -> Mark:
-        memory, slots = self._at_front.get(rank, (0.0, 0.0))
-        return (self._in_turn.get(rank[0], 0.0), memory, slots)
+    def _sums(self, standing: Standing) -> Mark:
+        memory, slots = self._at_front.get(standing, (0.0, 0.0))
+        return (self._in_turn.get(standing[0], 0.0), memory, slots)
 
 
 def settled(wait_ms: float, waits: Sequence[float]) -> tuple[float, ...]:

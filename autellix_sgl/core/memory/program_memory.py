@@ -114,6 +114,10 @@ class ProgramMemory:
         """Whether the program's calls must not be admitted now."""
         return self.admission is not None and program not in self.admission
 
+    def review_due(self, pass_due: bool) -> bool:
+        """Whether :meth:`review` may let anybody in or put anybody out."""
+        return self.admission is not None and (self.changed or pass_due)
+
     def review(self, held: Iterable[str], now_ms: float) -> Review:
         """Whom to let in of the programs *held*, the best first, and whom to put out for them."""
         self.changed = False
@@ -126,7 +130,7 @@ class ProgramMemory:
         used_ms: float,
         *,
         now_ms: float,
-        rank_of: Callable[[Key, bool], int],
+        before: Callable[[Key, bool], int],
     ) -> Worth:
         """What the context that a thread's call left at *used_ms* is worth.
 
@@ -136,7 +140,7 @@ class ProgramMemory:
         Computing a token again costs the same for all contexts, and so does keeping it for a
         while, so what is compared is when a context will be used: when its thread's call has its
         turn, or when the program is back, by what is known of gaps, and has had to wait its turn.
-        *rank_of* says how many waiting calls come before a key, of those that are held or of those
+        *before* says how many waiting calls come before a key, of those that are held or of those
         that are not.
         """
         if program is None:
@@ -146,7 +150,7 @@ class ProgramMemory:
             return (OVER, used_ms)
         held = self.holds(program)
         keys = [c.key for c in self.calls_of(program) if c.waiting and c.stamp.thread == thread]
-        turn_ms = rank_of(min(keys, default=known.behind), held) * self._turn_ms
+        turn_ms = before(min(keys, default=known.behind), held) * self._turn_ms
         until_ms = 0.0 if keys else self.returns.until_ms(known.kind, now_ms - used_ms)
         return (OUT if held else LIVE, -(turn_ms + until_ms))
 

@@ -43,7 +43,7 @@ class WorkingSet:
     """One program's. ``calls``: the threads of its calls in the system; ``tokens``: of all threads.
 
     ``kind`` is what its last call was stamped with. ``behind`` is the place after all calls of the
-    rank in which its last call ended. ``served_ms`` is the service of the calls that have left
+    standing in which its last call ended. ``served_ms`` is the service of the calls that have left
     since program admission let it in. ``ended``: it goes with its last call. ``anonymous``: the
     program of a request that named none; it will have no other call.
     """

@@ -18,17 +18,28 @@ Recorder = Callable[[str, dict[str, object]], None]
 
 
 class DecisionLog:
-    """The events of one scheduler, for its *record*; None, and nothing is done."""
+    """The events of one scheduler, for its *record*; None, and nothing is done.
 
-    def __init__(self, record: Recorder | None) -> None:
+    *sizes*: something is decided by how large contexts are, so they are told too.
+    """
+
+    def __init__(self, record: Recorder | None, *, sizes: bool) -> None:
         self._record = record
+        self._sizes = sizes
 
     def start(
-        self, *, policy: str, levels: Levels, cost_model: CostModel, **settings: object
+        self,
+        *,
+        policy: str,
+        levels: Levels,
+        cost_model: CostModel,
+        pool_tokens: int,
+        **settings: object,
     ) -> None:
         """What the scheduler is made of; of the *settings*, those that are not None."""
         if self._record is None:
             return
+        settings["pool_tokens"] = pool_tokens if self._sizes else None
         quanta = [None if math.isinf(quantum) else quantum for quantum in levels.quanta_ms]
         self._record(
             "start",
@@ -42,8 +53,18 @@ class DecisionLog:
         )
 
     def arrive(self, call: Call, clock_ms: float, **sizes: int) -> None:
+        """The call entered; *sizes* are counts of tokens, and so below."""
         if self._record is not None:
-            self.call("arrive", call, clock_ms, stamp=call.stamp.record(), **sizes)
+            told = sizes if self._sizes else {}
+            self.call("arrive", call, clock_ms, stamp=call.stamp.record(), **told)
+
+    def admit(self, call: Call, clock_ms: float, **sizes: int) -> None:
+        """The call went into the batch, and why it had waited."""
+        self._stopped("admit", call, clock_ms, sizes)
+
+    def remove(self, call: Call, clock_ms: float, **sizes: int) -> None:
+        """The call left, and why it had waited."""
+        self._stopped("remove", call, clock_ms, sizes)
 
     def call(self, event: str, call: Call, clock_ms: float, **more: object) -> None:
         """Something happened to the call, which stands so now."""
@@ -62,20 +83,12 @@ class DecisionLog:
             },
         )
 
-    def waits(self, call: Call) -> None:
-        """How long the call has waited so far and why, the longest reason first."""
-        if self._record is not None and call.wait_ms > 0:
-            waits = settled(call.wait_ms, call.waits)
-            reasons = {reason.value: ms for reason, ms in by_reason(waits)}
-            self._record("waits", {"call": call.id, "wait_ms": call.wait_ms, "reasons": reasons})
-
-    def step(self, work: StepWork, repeat: int, clock_ms: float) -> None:
+    def step(self, work: StepWork, clock_ms: float, **more: object) -> None:
         if self._record is not None:
-            more = {} if repeat == 1 else {"repeat": repeat}
             self._record("step", {"work": work, "clock_ms": clock_ms, **more})
 
     def end_program(self, program: str, clock_ms: float) -> None:
-        if self._record is not None:
+        if self._record is not None and self._sizes:
             self._record("end_program", {"program": program, "clock_ms": clock_ms})
 
     def programs(self, let_in: Sequence[str], put_out: Sequence[str], clock_ms: float) -> None:
@@ -110,6 +123,16 @@ class DecisionLog:
                     "victims": victims,
                 },
             )
+
+    def _stopped(self, event: str, call: Call, clock_ms: float, sizes: Mapping[str, int]) -> None:
+        """The call waits no more: how long it has so far and why, the longest reason first."""
+        if self._record is None:
+            return
+        self.call(event, call, clock_ms, **(sizes if self._sizes else {}))
+        if call.wait_ms > 0:
+            waits = settled(call.wait_ms, call.waits)
+            reasons = {reason.value: ms for reason, ms in by_reason(waits)}
+            self._record("waits", {"call": call.id, "wait_ms": call.wait_ms, "reasons": reasons})
 
 
 def remembering(candidates: Iterable[Candidate], seen: list[Candidate]) -> Iterator[Candidate]:

@@ -24,11 +24,12 @@ was charged furthest (Goyal, Vin, Cheng: Start-time Fair Queuing, 1996).
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
 from heapq import heappop, heappush, heapreplace, merge
 from itertools import islice
 
+from autellix_sgl.core.calls.account import Account
+from autellix_sgl.core.calls.model import Call
 from autellix_sgl.core.calls.queue import CallQueue, Key
 from autellix_sgl.errors import ConfigError
 
@@ -39,26 +40,6 @@ SHARE_TURN_MS = 1000.0
 # Accounts are looked through for such as can be forgotten when there are so many, or three times
 # as many as were kept the last time.
 FEW_ACCOUNTS = 64
-
-
-@dataclass(slots=True, eq=False)
-class Account:
-    """One tenant's standing in one scheduler.
-
-    ``weight`` is at most 1, the largest: that tenant's turn is as long as a turn is, the others'
-    are shorter. ``virtual_ms`` only grows, and ``turn`` with it. ``service_ms`` is what it was
-    charged since the account was opened, ``calls`` how many it has here. ``first`` is where its
-    best waiting call stands among all tenants', None if none waits.
-    """
-
-    tenant: str
-    weight: float
-    virtual_ms: float = 0.0
-    turn: int = 0
-    service_ms: float = 0.0
-    calls: int = 0
-    first: Key | None = None
-    queue: CallQueue = field(default_factory=CallQueue)
 
 
 class SharedQueue:
@@ -159,14 +140,14 @@ class SharedQueue:
         account.queue.remove(key[1:])
         self._place(account)
 
-    def rank(self, key: Key) -> int:
+    def before(self, key: Key) -> int:
         """How many calls are before *key*; costs one bisection for each tenant before it."""
-        before = 0
+        found = 0
         for first in self._firsts[: bisect_left(self._firsts, (key[0] + 1,))]:
             account = self._waiting[first[-1]]
             earlier = account.turn < key[0]
-            before += len(account.queue) if earlier else account.queue.rank(key[1:])
-        return before
+            found += len(account.queue) if earlier else account.queue.before(key[1:])
+        return found
 
     def first_key(self) -> Key | None:
         return self._firsts[0] if self._firsts else None
@@ -213,6 +194,76 @@ class SharedQueue:
         now = self._firsts[0][0] if self._firsts else self._furthest
         self._front = max(self._front, now)
         return self._front
+
+
+class Shares:
+    """What tenants' shares, in turns of *turn_ms*, are to a scheduler.
+
+    ``queue`` is for its waiting calls that may be admitted.
+    """
+
+    def __init__(self, turn_ms: float) -> None:
+        self.queue = SharedQueue(turn_ms)
+        self._turned: Callable[[Account, int], None] = _nobody_asks
+
+    def when_turned(self, told: Callable[[Account, int], None]) -> None:
+        """*told* is called with each account that enters another turn, and with the turn before."""
+        self._turned = told
+
+    def open(self, call: Call) -> None:
+        """The call arrived: it gets its tenant's account. Raises ConfigError on a bad weight."""
+        call.account = self.queue.open(call.id, call.stamp.tenant, call.stamp.weight)
+
+    def close(self, call: Call) -> None:
+        """The call, which does not wait any more, left for good."""
+        self.queue.close(call.id)
+
+    def charge(self, call: Call, service_ms: float) -> None:
+        """Charge the call's tenant."""
+        account = call.account
+        assert account is not None, f"{call.id} has no account"
+        before = account.turn
+        if self.queue.charge(account, service_ms):
+            self._turned(account, before)
+
+    def accounts(self) -> Iterable[Account]:
+        """Those of the tenants with calls here, and those that have not been forgotten yet."""
+        return self.queue.accounts()
+
+    def in_order(self, calls: Iterable[Call]) -> Iterable[Call]:
+        """*calls*, which come by level and ticket, by their keys."""
+        return sorted(calls, key=lambda call: call.key)
+
+
+class NoShares:
+    """Stands where :class:`Shares` do if tenants have none: no accounts, nobody is charged."""
+
+    def __init__(self) -> None:
+        self.queue = CallQueue()
+
+    def when_turned(self, told: Callable[[Account, int], None]) -> None:
+        """There are no turns."""
+
+    def open(self, call: Call) -> None:
+        """The call arrived."""
+
+    def close(self, call: Call) -> None:
+        """The call left."""
+
+    def charge(self, call: Call, service_ms: float) -> None:
+        """Nobody is charged."""
+
+    def accounts(self) -> Iterable[Account]:
+        """There are none."""
+        return ()
+
+    def in_order(self, calls: Iterable[Call]) -> Iterable[Call]:
+        """*calls*, which come by level and ticket: these are their keys."""
+        return calls
+
+
+def _nobody_asks(account: Account, before: int) -> None:
+    """Until somebody wants to be told of turns."""
 
 
 def _worst_first_of(account: Account) -> Iterator[tuple[Key, str]]:

@@ -11,12 +11,15 @@ from heapq import heapify, heappop, heappush
 
 from autellix_sgl.core.calls.levels import Levels
 from autellix_sgl.core.calls.model import Call
+from autellix_sgl.errors import ConfigError
 
 
 class Starvation:
     """The clock readings at which the waiting calls are due. ``ratio`` is beta; 0: never."""
 
     def __init__(self, ratio: float, levels: Levels) -> None:
+        if ratio < 0:
+            raise ConfigError(f"starvation ratio must be >= 0, got {ratio}")
         self.ratio = ratio
         self._levels = levels
         # When each waiting call is due, and its ticket then; the heap has older waits' entries too.

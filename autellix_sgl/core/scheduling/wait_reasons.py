@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from autellix_sgl.core.calls.account import Account
 from autellix_sgl.core.calls.model import Call
 from autellix_sgl.core.calls.queue import CallQueue
-from autellix_sgl.core.calls.waits import NO_WAITS, Rank, Reason, WaitClock, add, settled
-from autellix_sgl.core.scheduling.shares import Account, SharedQueue
+from autellix_sgl.core.calls.waits import NO_WAITS, Reason, Standing, WaitClock, add, settled
+from autellix_sgl.core.scheduling.shares import SharedQueue
 
 
 class WaitReasons:
@@ -23,14 +24,14 @@ class WaitReasons:
         self._queue = queue
         self._running = running
         self._clock = WaitClock()
-        self._front: Rank | None = None
+        self._front: Standing | None = None
         self.short_of = Reason.SLOTS
 
     def begin(self, call: Call) -> None:
         """The call was queued, or is held."""
         if call.held:
             return
-        call.mark = self._clock.begin(call.tenant, call.rank)
+        call.mark = self._clock.begin(call.tenant, call.standing)
         self._front = None
 
     def end(self, call: Call, waited_ms: float) -> None:
@@ -41,7 +42,7 @@ class WaitReasons:
         self._front = None
 
     def ran(self) -> None:
-        """A running call left, or has another rank."""
+        """A running call left, or has another standing."""
         self._front = None
 
     def turned(self, account: Account, before: int) -> None:
@@ -67,10 +68,10 @@ class WaitReasons:
     def _with(self, call: Call, waited_ms: float) -> tuple[float, ...]:
         if call.held:
             return add(call.waits, (waited_ms, *NO_WAITS[1:]))
-        return add(call.waits, self._clock.end(call.tenant, call.rank, call.mark, waited_ms))
+        return add(call.waits, self._clock.end(call.tenant, call.standing, call.mark, waited_ms))
 
-    def _find_front(self) -> Rank:
-        """The better of the best waiting call's rank and the worst running one's."""
-        best = self._calls[self._queue.head(1)[0]].rank
+    def _find_front(self) -> Standing:
+        """The better of the best waiting call's standing and the worst running one's."""
+        best = self._calls[self._queue.head(1)[0]].standing
         self._clock.forget_turns_before(best[0])
-        return min(best, max((call.rank for call in self._running.values()), default=best))
+        return min(best, max((call.standing for call in self._running.values()), default=best))

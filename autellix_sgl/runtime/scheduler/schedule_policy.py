@@ -8,7 +8,7 @@ from typing import Any
 from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
 from sglang.srt.managers.schedule_policy import SchedulePolicy
 
-from autellix_sgl.core.calls.waits import Rank
+from autellix_sgl.core.calls.waits import Standing
 from autellix_sgl.runtime.scheduler.waiting import AdmissionWindow
 
 
@@ -19,7 +19,7 @@ class LevelSchedulePolicy(SchedulePolicy):  # type: ignore[misc]
     rank (level, and before it the tenant's turn) afterwards keeps that order only among equals.
     """
 
-    def __init__(self, *args: Any, rank_of: Callable[[Req], Rank]) -> None:
+    def __init__(self, *args: Any, rank_of: Callable[[Req], Standing]) -> None:
         super().__init__(*args)
         self._rank_of = rank_of
 

@@ -6,15 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autellix_sgl.core import CallScheduler, CallStamp, CostModel, Levels, StepWork, policy_named
+from autellix_sgl.core import CallStamp, CostModel, Levels, StepWork, policy_named
+from autellix_sgl.sim.jump import JumpingScheduler, decode_run_ms, steps_within
 
 # Powers of two: sums are exact, so equal decisions are equal numbers, not nearly equal ones.
 EXACT = CostModel(1.0, 0.25, 0.5, 0.125)
 
 
-def scheduler(record: list[object] | None = None) -> CallScheduler:
+def scheduler(record: list[object] | None = None) -> JumpingScheduler:
     levels = Levels((4.0, 16.0, 64.0), (4.0, 12.0, 48.0, math.inf))
-    return CallScheduler(
+    return JumpingScheduler(
         policy_named("plas"),
         levels,
         EXACT,
@@ -69,12 +70,10 @@ def test_only_decodes_repeat() -> None:
         scheduler().step(StepWork(prefills=(("a", 3),)), repeat=2)
 
 
-def test_the_next_promotion_is_known_before_it_is_due() -> None:
-    """(W + w) / (T + t) = 2 with T = 7 is reached after 14 ms."""
-    s = scheduler()
-    assert s.next_promotion_ms == math.inf
-    s.arrive("a", CallStamp("A", priority_ms=7.0, program_service_ms=7.0))
-    assert s.next_promotion_ms == 14.0
-    s.step(StepWork(), repeat=14)
-    assert s.promote_starving() == ["a"]
-    assert s.next_promotion_ms == math.inf
+@given(st.integers(0, 200), st.integers(1, 4), st.floats(0.0, 500.0))
+def test_a_time_is_reached_by_as_few_steps_as_can_be(context: int, calls: int, ms: float) -> None:
+    """And at least one; but for rounding."""
+    work = StepWork(decodes=("c",) * calls, context_tokens=context)
+    steps = steps_within(EXACT, work, ms)
+    assert sum(decode_run_ms(EXACT, work, steps)) >= ms - 1e-6
+    assert steps == 1 or sum(decode_run_ms(EXACT, work, steps - 1)) < ms + 1e-6
