@@ -46,7 +46,7 @@ ALLOWED = {
 # The rooms of a package, floor by floor from the lowest; two on one floor do not use each other.
 CORE_FLOORS = (("calls",), ("placement",), ("programs",), ("memory",), ("scheduling",))
 RUNTIME_FLOORS = (
-    ("wire",),
+    ("wire", "asgi", "process_report"),
     ("cpu",),
     ("metrics", "identity"),
     ("tokenizer", "scheduler"),
