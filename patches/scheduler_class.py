@@ -108,6 +108,11 @@ DEPENDS = (
         "what a candidate asks of the pool: what is not matched, its output up to the clip, a page",
     ),
     Reliance(
+        f"{POLICY}:PrefillAdder._get_running_request_total_token_offset",
+        MAKING_WAY,
+        "what admission sets aside for the tokens that a running request may still make",
+    ),
+    Reliance(
         f"{BATCH}:Req.init_next_round_input",
         f"{PREEMPTION}, {WAITING}",
         "a request that comes back is matched and prefilled with its prompt and its output",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.harness import running_server, tiny_flags
+from tests.engine.harness import generation, running_server, tiny_flags
 from tests.engine.test_leaving import Stream, body
 from tests.engine.test_storm import QUANTA
 
@@ -29,7 +29,9 @@ def test_a_retracted_call_comes_back_into_a_full_queue(tiny_model: Path, tmp_pat
         "--schedule-conservativeness",
         "0.05",
     ]
-    asked = {"return_logprob": True, "logprob_start_len": 0}
+    # Of what would not stop by itself all is set aside, and nothing has to be retracted.
+    sampling = generation(300, ignore_eos=False, min_new_tokens=300)
+    asked = {"return_logprob": True, "logprob_start_len": 0, "sampling_params": sampling}
     with running_server(tmp_path, flags) as server:
         streams = []
         for number in range(4):

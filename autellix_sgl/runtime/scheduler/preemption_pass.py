@@ -131,7 +131,9 @@ class PreemptionPass:
     def _reserved_tokens(self, req: Req) -> int:
         """What upstream's admission sets aside for the tokens a running request may still make."""
         left = min(steps_left(req), CLIP_MAX_NEW_TOKENS)
-        return int(left * self._scheduler.new_token_ratio_tracker.current)
+        # What does not stop by itself will make them all.
+        whole = req.sampling_params.ignore_eos
+        return int(left if whole else left * self._scheduler.new_token_ratio_tracker.current)
 
     def _room(self, running_batch: ScheduleBatch) -> Room:
         """Of the KV pool that is short, if memory is; else nobody asks for any."""

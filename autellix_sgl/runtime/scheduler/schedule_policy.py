@@ -19,9 +19,9 @@ class LevelSchedulePolicy(SchedulePolicy):  # type: ignore[misc]
     rank (level, and before it the tenant's turn) afterwards keeps that order only among equals.
     """
 
-    def __init__(self, *args: Any, rank_of: Callable[[Req], Standing]) -> None:
+    def __init__(self, *args: Any, standing_of: Callable[[Req], Standing]) -> None:
         super().__init__(*args)
-        self._rank_of = rank_of
+        self._standing_of = standing_of
 
     def calc_priority(
         self,
@@ -31,4 +31,4 @@ class LevelSchedulePolicy(SchedulePolicy):  # type: ignore[misc]
     ) -> None:
         head = waiting_queue.head
         super().calc_priority(head, running_batch, processed_tokens=processed_tokens)
-        head.sort(key=self._rank_of)
+        head.sort(key=self._standing_of)

@@ -131,7 +131,7 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
             self.enable_hierarchical_cache,
             self.enable_priority_scheduling,
             self.schedule_low_priority_values_first,
-            rank_of=lambda req: self.calls.call(req.rid).standing,
+            standing_of=lambda req: self.calls.call(req.rid).standing,
         )
 
     def get_output_streamer_class(self) -> type[SchedulerOutputStreamer]:

@@ -21,7 +21,7 @@ from autellix_sgl.runtime.wire import CALLS_KEY, ExplainCallsReq, cost_model_in
 logger = logging.getLogger(__name__)
 
 # Of the tenants that have shares, those that are shown.
-STANDINGS_SHOWN = 100
+TENANTS_SHOWN = 100
 
 
 class ProgramStateController(SchedulerInternalStateController):  # type: ignore[misc]
@@ -66,7 +66,7 @@ def program_state(scheduler: StateView) -> dict[str, Any]:
         "held": calls.num_held,
         "running": calls.num_running,
         "calls_per_level": calls.calls_per_level(),
-        "shares": _standings(calls),
+        "shares": _tenants(calls),
         "remembered": scheduler.remembered,
         "locked_tokens": int(scheduler.tree_cache.protected_size()),
         "counters": scheduler.counters.as_dict(),
@@ -91,7 +91,7 @@ def explained(calls: CallScheduler, asked: Iterable[str]) -> dict[str, dict[str,
     return found
 
 
-def _standings(calls: CallScheduler) -> list[dict[str, Any]]:
+def _tenants(calls: CallScheduler) -> list[dict[str, Any]]:
     """The tenants with calls here, as far as they have shares; the most served first."""
     live = [account for account in calls.accounts() if account.calls]
     return [
@@ -103,5 +103,5 @@ def _standings(calls: CallScheduler) -> list[dict[str, Any]]:
             "calls": account.calls,
             "waiting": len(account.queue),
         }
-        for account in sorted(live, key=lambda a: -a.service_ms)[:STANDINGS_SHOWN]
+        for account in sorted(live, key=lambda a: -a.service_ms)[:TENANTS_SHOWN]
     ]

@@ -58,7 +58,7 @@ def request(rid: str, tokens: int) -> Any:
         seqlen=tokens,
         num_matched_prefix_tokens=0,
         output_ids=[],
-        sampling_params=SimpleNamespace(max_new_tokens=100),
+        sampling_params=SimpleNamespace(max_new_tokens=100, ignore_eos=False),
     )
 
 
