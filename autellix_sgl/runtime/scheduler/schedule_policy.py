@@ -16,7 +16,7 @@ class LevelSchedulePolicy(SchedulePolicy):  # type: ignore[misc]
     """``--schedule-policy`` applied within each level of the head of the admission window.
 
     SGLang sorts the head as it likes (fcfs: not at all, lpm: by cached prefix); a stable sort by
-    rank (level, and before it the tenant's turn) afterwards keeps that order only among equals.
+    standing (level, before it the tenant's turn) afterwards keeps that order only among equals.
     """
 
     def __init__(self, *args: Any, standing_of: Callable[[Req], Standing]) -> None:
