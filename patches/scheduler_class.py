@@ -70,11 +70,6 @@ DEPENDS = (
         "kept anew each time a request begins to wait",
     ),
     Reliance(
-        f"{TIMES}:SchedulerReqTimeStats.set_forward_entry_time",
-        LEDGER,
-        "the first time in the batch is kept for the running timeout, the latest beside it",
-    ),
-    Reliance(
         f"{MODULE}:Scheduler.process_pending_chunked_abort",
         OURS,
         "the aborted chunk leaves here, finished, and without a result",
