@@ -17,7 +17,7 @@ STREAMER = "sglang.srt.managers.scheduler_components.output_streamer"
 TIMES = "sglang.srt.observability.req_time_stats"
 
 OURS = "runtime/scheduler/scheduler.py"
-MAKING_WAY = "runtime/scheduler/preemption_pass.py"
+PREEMPTION_PASS = "runtime/scheduler/preemption_pass.py"
 PREEMPTION = "runtime/scheduler/preemption.py"
 WAITING = "runtime/scheduler/waiting.py"
 LEDGER = "runtime/scheduler/ledger.py"
@@ -32,7 +32,7 @@ DEPENDS = (
     ),
     Reliance(
         f"{MODULE}:Scheduler.get_next_batch_to_run",
-        f"{OURS}, {MAKING_WAY}",
+        f"{OURS}, {PREEMPTION_PASS}",
         "the last prefill is merged and its chunk stashed before admission, and admission comes "
         "before the decode step, in every step; what has finished leaves the batch, and a full "
         "batch counts as one with room then",
@@ -82,13 +82,13 @@ DEPENDS = (
     # -- admission
     Reliance(
         f"{MODULE}:Scheduler._get_new_batch_prefill_raw",
-        f"{OURS}, {MAKING_WAY}, {WAITING}",
+        f"{OURS}, {PREEMPTION_PASS}, {WAITING}",
         "the waiting queue is walked in its order and replaced by what is left of it; the chunked "
         "request goes first; a batch counts as full when slots or the pool end admission",
     ),
     Reliance(
         f"{MODULE}:Scheduler.get_num_allocatable_reqs",
-        f"{OURS}, {MAKING_WAY}",
+        f"{OURS}, {PREEMPTION_PASS}",
         "how many more calls a batch takes: the free slots",
     ),
     Reliance(
@@ -99,12 +99,12 @@ DEPENDS = (
     ),
     Reliance(
         f"{POLICY}:PrefillAdder.add_one_req",
-        MAKING_WAY,
+        PREEMPTION_PASS,
         "what a candidate asks of the pool: what is not matched, its output up to the clip, a page",
     ),
     Reliance(
         f"{POLICY}:PrefillAdder._get_running_request_total_token_offset",
-        MAKING_WAY,
+        PREEMPTION_PASS,
         "what admission sets aside for the tokens that a running request may still make",
     ),
     Reliance(
@@ -119,17 +119,17 @@ DEPENDS = (
     ),
     Reliance(
         f"{BUDGET}:PrefillBudget",
-        MAKING_WAY,
+        PREEMPTION_PASS,
         "remaining_total is what admission finds free or evictable",
     ),
     Reliance(
         f"{BUDGET}:SWAPrefillBudget",
-        f"{MAKING_WAY}, runtime/scheduler/room.py",
+        f"{PREEMPTION_PASS}, runtime/scheduler/room.py",
         "remaining_swa is that of the windows' pool, in which a request takes its window at most",
     ),
     Reliance(
         f"{COMMON}:match_kv_cache",
-        f"{MAKING_WAY}, {LEDGER}, runtime/scheduler/recomputation.py",
+        f"{PREEMPTION_PASS}, {LEDGER}, runtime/scheduler/recomputation.py",
         "prefix_len and num_matched_prefix_tokens say what the tree has of a request",
     ),
     # -- taking out
@@ -152,7 +152,7 @@ DEPENDS = (
     ),
     Reliance(
         f"{RESULTS}:SchedulerBatchResultProcessor.process_batch_result_prefill",
-        f"{PREEMPTION}, {MAKING_WAY}",
+        f"{PREEMPTION}, {PREEMPTION_PASS}",
         "a result in flight of a retracted request is skipped; one cursor goes through the "
         "log-probabilities of all others",
     ),
@@ -163,7 +163,7 @@ DEPENDS = (
     ),
     Reliance(
         f"{BATCH}:ScheduleBatch.filter_batch",
-        f"{PREEMPTION}, {MAKING_WAY}",
+        f"{PREEMPTION}, {PREEMPTION_PASS}",
         "keeps the given requests with all their tensors; without any given, those not finished",
     ),
     Reliance(
@@ -174,18 +174,18 @@ DEPENDS = (
     # -- memory pressure
     Reliance(
         f"{MODULE}:Scheduler.update_running_batch",
-        f"{OURS}, {MAKING_WAY}",
+        f"{OURS}, {PREEMPTION_PASS}",
         "changes the batch in place; retracts only if the next step does not fit, and never while "
         "a result in flight ends somebody",
     ),
     Reliance(
         f"{MODULE}:Scheduler._reqs_finishing_inflight",
-        MAKING_WAY,
+        PREEMPTION_PASS,
         "those that update_running_batch leaves out of the step",
     ),
     Reliance(
         f"{BATCH}:ScheduleBatch.check_decode_mem",
-        MAKING_WAY,
+        PREEMPTION_PASS,
         "whether the next step fits the pool, after evicting from the tree",
     ),
     Reliance(
