@@ -226,8 +226,12 @@ def main() -> int:
     )
     add_output_argument(parser)
     args = parser.parse_args()
+    from autellix_sgl.runtime import cpu
+    from autellix_sgl.runtime.launch.platform import uses_cpu_engine
     from autellix_sgl.server_defaults import server_defaults
 
+    if uses_cpu_engine():
+        cpu.install()  # before the flags are read: it adds a choice to one of them
     flags = [
         *server_defaults([]),
         "--disable-overlap-schedule",
