@@ -8,6 +8,7 @@ from typing import ClassVar
 from sglang.srt.managers.schedule_batch import Req
 from sglang.srt.managers.scheduler_components.output_streamer import SchedulerOutputStreamer
 
+from autellix_sgl.core import CallScheduler
 from autellix_sgl.runtime.wire import REPORT_KEY, CallReport
 
 # Marks a streamed request whose first output has been sent.
@@ -29,6 +30,26 @@ class ProgramOutputStreamer(SchedulerOutputStreamer):  # type: ignore[misc]
         reports = [self.report_of(req) if _is_due(req) else None for req in reqs]
         # A step in which nothing began or finished carries nothing extra.
         return {REPORT_KEY: reports} if any(r is not None for r in reports) else {}
+
+
+def call_report(
+    calls: CallScheduler, rid: str, *, replica: int, recomputed_tokens: int
+) -> CallReport:
+    """What a call has cost and how it has fared until now; raises UnknownCall."""
+    statistics = calls.call(rid).statistics()
+    # An aborted call leaves in the middle of a wait.
+    wait_ms, waits = calls.waits_of(rid)
+    return CallReport(
+        replica=replica,
+        level=statistics.level,
+        service_ms=statistics.service_ms,
+        wait_ms=wait_ms,
+        preemptions=statistics.preemptions,
+        demotions=statistics.demotions,
+        promotions=statistics.promotions,
+        recomputed_tokens=recomputed_tokens,
+        waits=waits,
+    )
 
 
 def _is_due(req: Req) -> bool:

@@ -44,7 +44,7 @@ from autellix_sgl.runtime.scheduler.counters import SchedulerCounters
 from autellix_sgl.runtime.scheduler.decision_digest import DecisionDigest
 from autellix_sgl.runtime.scheduler.departures import Departures
 from autellix_sgl.runtime.scheduler.ledger import CallLedger
-from autellix_sgl.runtime.scheduler.output_streamer import ProgramOutputStreamer
+from autellix_sgl.runtime.scheduler.output_streamer import ProgramOutputStreamer, call_report
 from autellix_sgl.runtime.scheduler.preemption import keep_positions
 from autellix_sgl.runtime.scheduler.preemption_pass import PreemptionPass
 from autellix_sgl.runtime.scheduler.program_cache import ProgramRadixCache
@@ -189,9 +189,9 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
         return req
 
     def _add_request_to_queue(self, req: Req, is_retracted: bool = False) -> None:
-        arrives = req not in self.ledger
+        known = req in self.ledger
         super()._add_request_to_queue(req, is_retracted)
-        if arrives:
+        if req in self.ledger and not known:
             self.departures.refuse_one_above(self.max_queued_requests)
 
     def _abort_on_queued_limit(self, recv_req: Req) -> bool:
@@ -227,19 +227,11 @@ class ProgramScheduler(Scheduler):  # type: ignore[misc]
     def _report_of(self, req: Req) -> CallReport | None:
         if req not in self.ledger:
             return None
-        statistics = self.calls.call(req.rid).statistics()
-        # An aborted call leaves in the middle of a wait.
-        wait_ms, waits = self.calls.waits_of(req.rid)
-        return CallReport(
+        return call_report(
+            self.calls,
+            req.rid,
             replica=self.replica,
-            level=statistics.level,
-            service_ms=statistics.service_ms,
-            wait_ms=wait_ms,
-            preemptions=statistics.preemptions,
-            demotions=statistics.demotions,
-            promotions=statistics.promotions,
             recomputed_tokens=self.recomputation.of(req.rid),
-            waits=waits,
         )
 
     # -- the scheduling pass --------------------------------------------------------------------
