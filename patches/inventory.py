@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from autellix_sgl.errors import UnknownDefinition
 from autellix_sgl.patches import (
+    anthropic_abort,
     controller_process,
     controller_wait,
     cpu_last_loc,
@@ -21,6 +22,7 @@ PATCHES: tuple[Patch, ...] = (
     cpu_last_loc.PATCH,
     controller_process.PATCH,
     controller_wait.PATCH,
+    anthropic_abort.PATCH,
 )
 
 

@@ -136,14 +136,4 @@ RADIX_CACHE = (
     ),
 )
 
-# What a layer computes is compared with SGLang's at each start, before the server is ready. What is
-# said here would show in no comparison of one step.
-CPU = (
-    Reliance(
-        "sglang.srt.layers.attention.torch_native_backend:TorchNativeAttnBackend",
-        "runtime/cpu/attention.py",
-        "told of a step before its layers; between them nothing writes the request table",
-    ),
-)
-
-SEAMS: tuple[Reliance, ...] = (*CALLS, *AUTHENTICATION, *DATA_PARALLEL, *RADIX_CACHE, *CPU)
+SEAMS: tuple[Reliance, ...] = (*CALLS, *AUTHENTICATION, *DATA_PARALLEL, *RADIX_CACHE)

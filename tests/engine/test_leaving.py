@@ -232,6 +232,27 @@ def test_a_waiting_call_that_has_run_is_aborted_with_what_it_has(clean: Server) 
         assert stream.last["meta_info"]["completion_tokens"] == 600
 
 
+def test_an_aborted_message_is_not_a_whole_one(clean: Server) -> None:
+    """Anthropic's API says of it that it was cut off, with the usage until then."""
+    message = {
+        "model": "default",
+        "max_tokens": 2000,
+        "messages": [{"role": "user", "content": "hi"}],
+        "ignore_eos": True,
+        "metadata": {"user_id": "cut"},
+    }
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(
+            clean.post, "/v1/messages", message, headers={"x-program-id": "message"}
+        )
+        clean.wait_until("the call", lambda: _calls_here(clean) == 1)
+        clean.wait_until("its first tokens", lambda: clean.state()["calls_per_level"][0] == 0)
+        clean.post("/v1/programs/message/abort", {})
+        answer = asked.result().json()
+    assert answer["stop_reason"] == "max_tokens", answer
+    assert 0 < answer["usage"]["output_tokens"] < 2000
+
+
 def test_abort_all_ends_what_runs_and_what_waits(clean: Server) -> None:
     """Running calls, waiting ones and those that are preempted, with one message."""
     streams = filled(clean, [body(f"all {i}", 1500) for i in range(SLOTS + LIMIT)])

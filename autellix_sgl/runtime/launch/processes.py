@@ -65,8 +65,11 @@ def activate_scheduler(program_args: ProgramArgs, scheduler_class: type[Any]) ->
 
 
 def activate_main() -> None:
-    """Check the installed SGLang and, on the CPU, set up how this process starts others."""
-    activate("main", {"controller_process": run_program_controller} if uses_cpu_engine() else {})
+    """Check the installed SGLang, and set up how this process answers and starts others."""
+    values: dict[str, Any] = {"anthropic_abort": {"abort": "max_tokens"}}
+    if uses_cpu_engine():
+        values["controller_process"] = run_program_controller
+    activate("main", values)
 
 
 def run_program_controller(*args: Any, **kwargs: Any) -> None:
