@@ -55,9 +55,11 @@ def test_a_programs_long_calls_share_a_replica(server: Server, busy: int) -> Non
 def test_a_killed_replicas_calls_fail_and_its_programs_move(server: Server) -> None:
     """In flight there: HTTP 503 with what to do, in a stream too. Elsewhere: nothing happened."""
     with ThreadPoolExecutor(14) as pool:
-        calls = start_long_calls(server, pool)
+        # One after the other: the calls elsewhere must not have ended when the last one begins.
         stream = pool.submit(rest_of_stream, server)
-        server.wait_until("the stream to begin", lambda: all_begun(in_system(server)))
+        server.wait_until("the stream to begin", lambda: in_system(server)[0] == 1)
+        calls = start_long_calls(server, pool)
+        server.wait_until("the calls to begin", lambda: all_begun(in_system(server)))
         os.kill(processes(server)[0], signal.SIGKILL)
         for lost in calls[0]:
             response = lost.result()
