@@ -73,7 +73,7 @@ CALLS = (
     Reliance(
         f"{MANAGER}.abort_request",
         OURS,
-        "the scheduler aborts whatever begins with the id",
+        "sends the id of a call that somebody waits for to the schedulers, once",
     ),
     Reliance(
         "sglang.utils:TypeBasedDispatcher",
